@@ -1,0 +1,58 @@
+"""cml: a compressed-domain machine-learning toolkit.
+
+Encode once with a cheap neural wavelet codec, then store, send, load and learn from its quantized latents; measure
+how much of what a machine can do survives a codec. Names are imported when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cml.codecs.base import Codec as Codec
+    from cml.codecs.base import CodecSpec as CodecSpec
+    from cml.codecs.base import Latent as Latent
+    from cml.codecs.factory import create_codec as create_codec
+    from cml.codecs.factory import decompress as decompress
+    from cml.codecs.factory import list_codecs as list_codecs
+    from cml.codecs.fit import fit_codec as fit_codec
+    from cml.data.datasets import load_dataset as load_dataset
+    from cml.data.signals import read_image as read_image
+    from cml.data.signals import write_image as write_image
+    from cml.errors import BitstreamError as BitstreamError
+    from cml.errors import CmlError as CmlError
+    from cml.errors import CodecError as CodecError
+    from cml.errors import DataError as DataError
+    from cml.eval.harness import compare as compare
+    from cml.models.adapters import adapt as adapt
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Codec": "cml.codecs.base",
+    "CodecSpec": "cml.codecs.base",
+    "Latent": "cml.codecs.base",
+    "create_codec": "cml.codecs.factory",
+    "decompress": "cml.codecs.factory",
+    "list_codecs": "cml.codecs.factory",
+    "fit_codec": "cml.codecs.fit",
+    "load_dataset": "cml.data.datasets",
+    "read_image": "cml.data.signals",
+    "write_image": "cml.data.signals",
+    "BitstreamError": "cml.errors",
+    "CmlError": "cml.errors",
+    "CodecError": "cml.errors",
+    "DataError": "cml.errors",
+    "compare": "cml.eval.harness",
+    "adapt": "cml.models.adapters",
+}
+__all__ = sorted([*_LAZY, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'cml' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

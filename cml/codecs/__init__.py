@@ -1,0 +1,1 @@
+"""Codecs: everything that turns a signal into bytes."""

@@ -1,0 +1,215 @@
+"""The codecs people already use, through Pillow: JPEG, JPEG 2000, WebP, AVIF; grey and RGB, 8 bits a sample.
+
+Their bytes are ordinary files of the format, without a container of ours, so that the rate is what a file costs.
+"""
+
+import io
+import warnings
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image, UnidentifiedImageError, features
+from torch import Tensor
+
+from cml.codecs.base import Codec, CodecSpec, fingerprint, to_uint8
+from cml.errors import BitstreamError, CodecError
+
+
+def to_pillow(x: Tensor) -> Image.Image:
+    """(1 or 3, H, W) in [-1, 1] to an 8-bit grey or RGB picture."""
+    samples = to_uint8(x).numpy()
+    return Image.fromarray(samples[0]) if len(samples) == 1 else Image.fromarray(samples.transpose(1, 2, 0).copy())
+
+
+def from_pillow(picture: Image.Image, channels: int) -> Tensor:
+    """An 8-bit picture to (channels, H, W) in [-1, 1]."""
+    samples = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
+    return torch.from_numpy(samples.reshape(*samples.shape[:2], channels).transpose(2, 0, 1).copy()) / 127.5 - 1
+
+
+def save_picture(picture: Image.Image, codec: str, options: Mapping[str, Any]) -> bytes:
+    """A picture as a file in memory; what the library refuses (a side too long, say) becomes a CodecError."""
+    buffer = io.BytesIO()
+    try:
+        picture.save(buffer, **options)
+    except (OSError, ValueError, OverflowError) as error:
+        raise CodecError(f"{codec} cannot encode {picture.width}x{picture.height} {picture.mode}: {error}.") from error
+    return buffer.getvalue()
+
+
+def load_picture(blob: bytes, format: str) -> Image.Image:
+    """Decode a file in memory, all of it, or raise BitstreamError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a decompression-bomb warning is a refusal here
+            picture = Image.open(io.BytesIO(blob), formats=[format])
+            picture.load()
+    except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Warning) as error:
+        raise BitstreamError(f"These bytes are not a whole {format} picture: {error}.") from error
+    return picture
+
+
+def pillow_version(library: str) -> dict[str, str]:
+    """Versions of Pillow and of the library behind a format, for a result's settings."""
+    return {"pillow": PIL.__version__, library: str(features.version(library))}
+
+
+class PillowCodec(Codec):
+    """x --round to 8 bits--> Pillow picture --save--> file bytes --load--> x_hat, at the original size."""
+
+    format: str
+    library: str
+
+    def __init__(self, point: str, **options: Any):
+        self._options = options
+        self._spec = CodecSpec(
+            name=point,
+            ndim=2,
+            channels=(1, 3),
+            codec_id=fingerprint({"codec": self.format, "version": 1}),
+            settings={"format": self.format, **options, **pillow_version(self.library)},
+        )
+
+    @property
+    def spec(self) -> CodecSpec:
+        return self._spec
+
+    def _save_options(self, picture: Image.Image) -> dict[str, Any]:
+        return dict(self._options)
+
+    def _compress(self, x: Tensor, bit_depth: int) -> bytes:
+        picture = to_pillow(x)
+        return save_picture(picture, self.spec.name, {"format": self.format, **self._save_options(picture)})
+
+    def _decompress(self, blob: bytes) -> Tensor:
+        picture = load_picture(blob, self.format)
+        return from_pillow(picture, 1 if picture.mode == "L" else 3)
+
+    @classmethod
+    @abstractmethod
+    def matches(cls, blob: bytes) -> bool:
+        """Whether bytes start as a file of this format does."""
+
+
+class Jpeg(PillowCodec):
+    """JPEG by libjpeg-turbo, with optimised Huffman tables: the same picture, fewer bytes than the default tables.
+
+    Args:
+        quality: 1 (worst) to 100.
+        subsampling: of the chroma of RGB pictures, 4:2:0 (what cameras and the web use), 4:2:2 or 4:4:4.
+    """
+
+    format, library = "JPEG", "libjpeg_turbo"
+
+    def __init__(self, quality: int = 75, subsampling: str = "4:2:0"):
+        _check("jpeg", "quality", quality, 1, 100)
+        if subsampling not in ("4:2:0", "4:2:2", "4:4:4"):
+            raise CodecError(f"jpeg takes subsampling 4:2:0, 4:2:2 or 4:4:4, not {subsampling!r}.")
+        extra = "" if subsampling == "4:2:0" else f",subsampling={subsampling}"
+        super().__init__(f"jpeg:quality={quality}{extra}", quality=quality, subsampling=subsampling, optimize=True)
+
+    @classmethod
+    def matches(cls, blob: bytes) -> bool:
+        return blob[:3] == b"\xff\xd8\xff"
+
+
+class Jpeg2000(PillowCodec):
+    """JPEG 2000 by OpenJPEG: a bare codestream, the irreversible 9/7 transform, one quality layer.
+
+    Args:
+        rate: compression ratio against 8 bits a sample, >= 1; 20 asks for 1.2 bpp of an RGB image.
+    """
+
+    format, library = "JPEG2000", "jpg_2000"
+
+    def __init__(self, rate: float = 20):
+        _check("jpeg2000", "rate", rate, 1, 10_000)
+        super().__init__(
+            f"jpeg2000:rate={rate:g}", quality_mode="rates", quality_layers=[rate], irreversible=True, no_jp2=True
+        )
+
+    def _save_options(self, picture: Image.Image) -> dict[str, Any]:
+        # OpenJPEG's default of six resolutions needs 32 samples a side; smaller pictures have fewer to halve.
+        resolutions = min(6, min(picture.size).bit_length())
+        return self._options | {"num_resolutions": resolutions, "mct": int(picture.mode == "RGB")}
+
+    @classmethod
+    def matches(cls, blob: bytes) -> bool:
+        return blob[:4] == b"\xff\x4f\xff\x51" or blob[4:8] == b"jP  "
+
+
+class WebP(PillowCodec):
+    """Lossy WebP by libwebp. The format has no grey: one byte behind the file, which readers skip, says it was grey.
+
+    Args:
+        quality: 0 (worst) to 100.
+        method: 0 (fast) to 6 (small).
+    """
+
+    format, library = "WEBP", "webp"
+    _GREY = b"L"
+
+    def __init__(self, quality: int = 80, method: int = 4):
+        _check("webp", "quality", quality, 0, 100)
+        _check("webp", "method", method, 0, 6)
+        super().__init__(
+            f"webp:quality={quality}" + ("" if method == 4 else f",method={method}"), quality=quality, method=method
+        )
+
+    def _compress(self, x: Tensor, bit_depth: int) -> bytes:
+        blob = super()._compress(x, bit_depth)
+        return blob + self._GREY if len(x) == 1 else blob
+
+    def _decompress(self, blob: bytes) -> Tensor:
+        grey = len(blob) > 8 and len(blob) - 8 - int.from_bytes(blob[4:8], "little") == 1 and blob[-1:] == self._GREY
+        return from_pillow(load_picture(blob, self.format), 1 if grey else 3)
+
+    @classmethod
+    def matches(cls, blob: bytes) -> bool:
+        return blob[:4] == b"RIFF" and blob[8:12] == b"WEBP"
+
+
+class Avif(PillowCodec):
+    """AVIF by libavif; chroma 4:2:0, or none for grey.
+
+    Args:
+        quality: 0 (worst) to 100.
+        speed: 0 (small) to 10 (fast).
+    """
+
+    format, library = "AVIF", "avif"
+
+    def __init__(self, quality: int = 75, speed: int = 6):
+        _check("avif", "quality", quality, 0, 100)
+        _check("avif", "speed", speed, 0, 10)
+        if not features.check("avif"):
+            raise CodecError("This Pillow was built without AVIF; install the wheel: pip install -U 'pillow>=11.3'.")
+        super().__init__(
+            f"avif:quality={quality}" + ("" if speed == 6 else f",speed={speed}"), quality=quality, speed=speed
+        )
+
+    def _save_options(self, picture: Image.Image) -> dict[str, Any]:
+        return self._options | {"subsampling": "4:0:0" if picture.mode == "L" else "4:2:0"}
+
+    @classmethod
+    def matches(cls, blob: bytes) -> bool:
+        return blob[4:8] == b"ftyp" and blob[8:12] in (b"avif", b"avis", b"mif1")
+
+
+def _check(codec: str, option: str, value: Any, low: float, high: float) -> None:
+    kinds = (int,) if option != "rate" else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        whole = "" if option == "rate" else "whole "
+        raise CodecError(f"{codec} takes a {whole}number from {low} to {high} as {option}, not {value!r}.")
+
+
+def by_magic(blob: bytes) -> Codec | None:
+    """The codec whose files start like these bytes."""
+    for kind in (Jpeg, Jpeg2000, WebP, Avif):
+        if kind.matches(blob):
+            return kind()
+    return None

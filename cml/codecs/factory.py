@@ -1,0 +1,126 @@
+"""Making codecs by name, and finding the codec of some bytes."""
+
+import inspect
+import re
+from typing import Any
+
+from torch import Tensor
+
+from cml import hub
+from cml.codecs import conventional
+from cml.codecs.base import Codec
+from cml.codecs.bitstream import Container, is_container
+from cml.codecs.neural import load_wavelet_codec
+from cml.codecs.resample import FILTERS, Identity, Resize
+from cml.errors import BitstreamError, CmlError, CodecError
+from cml.registry import Registry, unknown
+
+CODECS = Registry(
+    "codec",
+    {
+        "identity": "cml.codecs.resample:Identity",
+        "resize": "cml.codecs.resample:Resize",
+        "jpeg": "cml.codecs.conventional:Jpeg",
+        "jpeg2000": "cml.codecs.conventional:Jpeg2000",
+        "webp": "cml.codecs.conventional:WebP",
+        "avif": "cml.codecs.conventional:Avif",
+    },
+)
+
+# Codecs made in this process, so that `decompress` finds one that was loaded from a folder.
+_seen: dict[str, str] = {}
+
+
+def parse_operating_point(text: str) -> tuple[str, dict[str, Any]]:
+    """ "jpeg:quality=10,subsampling=4:4:4" to ("jpeg", {"quality": 10, "subsampling": "4:4:4"})."""
+    match = re.fullmatch(r"(?P<name>.+?)(?::(?P<options>\w+=.*))?", text.strip())
+    if not match:
+        raise CodecError("The name of a codec is empty; `cml list` shows the names.")
+    options: dict[str, Any] = {}
+    for part in (match["options"] or "").split(",") if match["options"] else []:
+        key, equals, value = part.partition("=")
+        if not (key and equals and value):
+            raise CodecError(f"Cannot read the option {part!r} in {text!r}: options look like name:key=value,key=value.")
+        options[key.strip()] = _literal(value.strip())
+    return match["name"], options
+
+
+def _literal(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
+def create_codec(name: str, **options: Any) -> Codec:
+    """A codec at an operating point.
+
+    Args:
+        name: "jpeg", "rgb_f8c48:step=0.5", a folder of config.json and model.safetensors, or "hf:owner/name".
+        options: the same options as keywords; they win over those in the name.
+
+    Raises:
+        CodecError: unknown option or a value out of range.
+        CmlError: unknown name.
+    """
+    name, written = parse_operating_point(name)
+    options = written | options
+    if name in CODECS:
+        return _construct(CODECS.get(name), name, options)
+    folder = hub.locate(name)
+    if folder is None:
+        raise CmlError(
+            unknown("codec", name, list_codecs())[:-1]
+            + "; a codec of your own is a folder that holds config.json, or hf:owner/name."
+        )
+    codec = _construct(load_wavelet_codec, name, options, name=name, folder=folder)
+    _seen[codec.spec.codec_id] = name
+    return codec
+
+
+def _construct(make: Any, label: str, options: dict[str, Any], **fixed: Any) -> Codec:
+    accepted = [key for key in inspect.signature(make).parameters if key not in fixed]
+    for key in options:
+        if key not in accepted:
+            raise CodecError(f"{label} has no option {key!r}; it takes {', '.join(accepted) or 'none'}.")
+    return make(**fixed, **options)
+
+
+def list_codecs(pattern: str = "*") -> list[str]:
+    """Names that `create_codec` takes, conventional and bundled, that match a shell pattern such as "rgb_*"."""
+    from fnmatch import filter as match
+
+    return sorted([*CODECS.names(pattern), *match(hub.bundled_names(), pattern)])
+
+
+def identify(blob: bytes) -> Codec:
+    """The codec that decodes some bytes: a cml container, or a picture file of a conventional codec.
+
+    Raises:
+        BitstreamError: no codec knows these bytes, or the container is damaged.
+    """
+    if not is_container(blob):
+        codec = conventional.by_magic(blob)
+        if codec is None:
+            raise BitstreamError("These bytes are neither a cml container nor a picture file of a known codec.")
+        return codec
+    codec_id = Container.unpack(blob).codec_id
+    for codec in (Identity(), *(Resize(filter=name) for name in FILTERS)):
+        if codec.spec.codec_id == codec_id:
+            return codec
+    for name in hub.bundled_names():
+        if hub.read_config(hub.BUNDLED / name).get("codec_id") == codec_id:
+            return create_codec(name)
+    if codec_id in _seen:
+        return create_codec(_seen[codec_id])
+    raise BitstreamError(
+        f"The container was written by codec {codec_id}, which is not bundled: name its folder or hub repository "
+        "(cml decode --codec PATH, or create_codec(PATH).decompress)."
+    )
+
+
+def decompress(blob: bytes) -> Tensor:
+    """Bytes of any known codec to a signal, float32 (C, *spatial) in [-1, 1]; the codec is found from the bytes."""
+    return identify(blob).decompress(blob)

@@ -1,0 +1,86 @@
+"""The closed form: a linear wavelet codec without a gradient, from the covariance of the wavelet packets.
+
+The encoder is the Karhunen-Loeve transform (the eigenvectors of the packets' covariance, by falling variance), the
+decoder its transpose; channels are ordered by energy, and one uniform step leaves bits where the energy is.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from cml.codecs import wavelet
+from cml.codecs.base import CodecSpec, check_signal
+from cml.codecs.neural import WaveletCodec, WaveletConfig
+from cml.errors import CodecError
+
+
+@torch.no_grad()
+def fit_codec(
+    signals: Iterable[Tensor],
+    *,
+    name: str,
+    ndim: int,
+    channels: int,
+    levels: int,
+    latent_channels: int,
+    step: float = 0.5,
+    boundary: str = "symmetric",
+    provenance: dict | None = None,
+) -> WaveletCodec:
+    """Fit a codec to signals, each seen once.
+
+    Args:
+        signals: (C, *S), uint8, uint16 or float in [-1, 1], of any sizes.
+        name: what to call it.
+        ndim, channels, levels, latent_channels: D, C, J and c.
+        step: default quantization step.
+        boundary: of the wavelet transform.
+        provenance: what the config records of the data and the command.
+
+    Raises:
+        CodecError: a signal does not fit, or there are too few samples for the covariance.
+    """
+    packet_channels = channels * 2 ** (ndim * levels)
+    if not 1 <= latent_channels <= packet_channels:
+        raise CodecError(
+            f"{levels} levels of a {channels}-channel signal in {ndim} dimensions have {packet_channels} packet "
+            f"channels; latent channels must be 1 to {packet_channels}, not {latent_channels}."
+        )
+    spec = CodecSpec(name=name, ndim=ndim, channels=(channels,))
+    total = torch.zeros(packet_channels, dtype=torch.float64)
+    products = torch.zeros(packet_channels, packet_channels, dtype=torch.float64)
+    count = 0
+    for signal in signals:
+        x, _ = check_signal(signal, spec)
+        packets = wavelet.analysis(x[None], levels, boundary)[0].flatten(1).double()
+        total += packets.sum(1)
+        products += packets @ packets.T
+        count += packets.shape[1]
+    if count < 2 * packet_channels:
+        raise CodecError(
+            f"The signals give {count} patches, too few for {packet_channels} packet channels; add data or take fewer levels."
+        )
+    mean = total / count
+    variance, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    basis = vectors.flip(1)[:, :latent_channels].T
+    # An eigenvector's sign is arbitrary; the largest entry positive makes the fit the same on every machine.
+    basis = basis * basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
+    std = variance.flip(0)[:latent_channels].clamp(min=0).sqrt()
+    config = WaveletConfig(
+        ndim=ndim,
+        channels=channels,
+        levels=levels,
+        latent_channels=latent_channels,
+        latent_mean=(0.0,) * latent_channels,
+        latent_std=tuple(float(f"{value:.6g}") or 1.0 for value in std.tolist()),
+        step=step,
+        boundary=boundary,
+        provenance=provenance,
+    )
+    codec = WaveletCodec(config, name)
+    codec.encoder_weight.copy_(basis)
+    codec.encoder_bias.copy_(-basis @ mean)
+    codec.decoder_weight.copy_(basis.T)
+    codec.decoder_bias.copy_(mean)
+    return codec

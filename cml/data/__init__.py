@@ -1,0 +1,1 @@
+"""Signals on disk, and data sets of them."""

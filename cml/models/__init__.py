@@ -1,0 +1,1 @@
+"""Downstream models: backbones by name, and the stems that let them read latents."""

@@ -1,0 +1,1 @@
+"""The evaluation harness: what survives a codec, at which rate and cost."""

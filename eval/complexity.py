@@ -1,0 +1,92 @@
+"""Cost: multiply-accumulates of a model's stem and backbone, and measured throughput of a codec."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from cml.codecs.base import Codec
+from cml.codecs.neural import WaveletCodec
+from cml.codecs.resample import Resize
+from cml.data.latents import single_threaded
+from cml.models.backbones import StemShape
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Of one sample.
+
+    Attributes:
+        stem_macs, backbone_macs: multiply-accumulates of convolutions and products; the backbone is all but the stem.
+        tokens: positions that leave the stem.
+        parameters: of the whole model.
+    """
+
+    stem_macs: int
+    backbone_macs: int
+    tokens: int
+    parameters: int
+
+
+@torch.no_grad()
+def model_cost(model: nn.Module, stem_path: str, stem: StemShape) -> ModelCost:
+    """Count what one forward pass of one sample costs."""
+    model.eval()
+    x = torch.zeros(1, stem.channels, *stem.grid)
+    first = model.get_submodule(stem_path)
+    tokens = first(x)
+    return ModelCost(
+        stem_macs=(stem_macs := _macs(first, x)),
+        backbone_macs=_macs(model, x) - stem_macs,
+        tokens=tokens[0, 0].numel(),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )
+
+
+def _macs(module: nn.Module, x: Tensor) -> int:
+    # Fused attention kernels hide their products from the counter; the plain ones do not.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops() // 2
+
+
+@dataclass(frozen=True)
+class CodecSpeed:
+    """On one thread, after warm-up, over whole signals with everything forced.
+
+    Attributes:
+        encode: millions of samples of one channel (megapixels) a second, signal to container.
+        load: signals a second, container to the model's input.
+    """
+
+    encode: float
+    load: float
+
+
+def codec_speed(view: str, codec: Codec, signals: Sequence[Tensor]) -> CodecSpeed:
+    """Measure a codec on some signals, the way a view uses it."""
+    with single_threaded():
+        blobs = codec.compress([signals[0]])
+        start = time.perf_counter()
+        blobs = [codec.compress(signal) for signal in signals]
+        encode = time.perf_counter() - start
+        load = _loader(view, codec)
+        load(blobs[0])
+        start = time.perf_counter()
+        for blob in blobs:
+            load(blob)
+        loading = time.perf_counter() - start
+    positions = sum(signal[0].numel() for signal in signals)
+    return CodecSpeed(encode=positions / encode / 1e6, load=len(signals) / loading)
+
+
+def _loader(view: str, codec: Codec) -> Callable[[bytes], Tensor]:
+    if view == "latent" and isinstance(codec, WaveletCodec):
+        return lambda blob: codec.unpack(blob).to_float()
+    if view == "resize" and isinstance(codec, Resize):
+        return codec.load_small
+    return codec.decompress

@@ -1,0 +1,286 @@
+"""`compare`: every view of every codec on one task, cell by cell, resumable, into one folder."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+
+import cml
+from cml.codecs.base import Codec
+from cml.codecs.factory import create_codec
+from cml.errors import CmlError
+from cml.eval import report
+from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
+from cml.eval.progress import Progress
+from cml.eval.protocols import VIEWS, Prepared, prepare, prepared_items, view_stem, views_of
+from cml.eval.results import Result, Run, cell_key
+from cml.files import write_atomic
+from cml.tasks.base import TASKS, Score, Task
+
+DEFAULT_CODECS = {
+    1: "resize:factor=2 resize:factor=4 gray_f8c16:step=0.25 gray_f8c16:step=0.5 gray_f8c4:step=0.25 gray_f8c4:step=0.5 "
+    "jpeg:quality=10 jpeg:quality=50 jpeg2000:rate=16 jpeg2000:rate=48 webp:quality=10 webp:quality=50 "
+    "avif:quality=20 avif:quality=50",
+    3: "resize:factor=2 resize:factor=4 rgb_f8c48:step=0.32 rgb_f8c48:step=0.64 rgb_f8c12:step=0.32 rgb_f8c12:step=0.64 "
+    "jpeg:quality=10 jpeg:quality=50 jpeg2000:rate=24 jpeg2000:rate=80 webp:quality=10 webp:quality=50 "
+    "avif:quality=20 avif:quality=50",
+}
+QUICK = {"size": 128, "epochs": 5}
+_TIMED_SIGNALS = 16
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A view of a codec; each seed of it is a cell."""
+
+    view: str
+    codec: Codec
+
+
+def compare(
+    task: str = "classification",
+    data: str = "elpv",
+    codecs: Sequence[str] | None = None,
+    views: Sequence[str] | None = None,
+    *,
+    backbone: str = "cml:small",
+    seeds: int = 1,
+    size: int | None = None,
+    patch: int = 16,
+    epochs: int | None = None,
+    quick: bool = False,
+    out: str | Path | None = None,
+) -> pd.DataFrame:
+    """Compare what representations of a signal are worth to a machine, at which rate and cost.
+
+    Finished cells are kept in `out` and never computed again; a cell that fails is recorded, and the rest goes on.
+
+    Args:
+        task: "classification".
+        data: "elpv" or "folder:PATH".
+        codecs: operating points; None for a list that suits the data's channels.
+        views: of pixels, bigpatch, resize, latent, reconstruction; None for all.
+        backbone: "cml:small" or "timm:NAME".
+        seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
+        size: side in pixels to which pictures are resized whole; None for the data set's own.
+        patch: pixels a token along each axis, for all views but `pixels`, which has half.
+        epochs: of each training; None for the task's own.
+        quick: small pictures and few epochs, to see the whole in a minute or two.
+        out: folder of the run; None for runs/DATA (runs/DATA-quick).
+
+    Returns:
+        One row a condition, also written to `summary.csv`, `report.md` and pictures in `out`.
+
+    Raises:
+        CmlError: something is wrong with the request; nothing has run then.
+    """
+    if seeds < 1:
+        raise CmlError(f"A comparison needs 1 seed or more, not {seeds}.")
+    if quick:
+        size, epochs = size or QUICK["size"], epochs or QUICK["epochs"]
+    the_task: Task = TASKS.get(task)(data, backbone=backbone, size=size, epochs=epochs)
+    points = list(codecs) if codecs is not None else DEFAULT_CODECS[the_task.channels].split()
+    conditions = plan(the_task, points, views, patch)
+    label = Path(data.partition(":")[2] or data).name
+    run = Run(out or Path("runs") / (label + ("-quick" if quick else "")))
+    request = {
+        "task": task, "data": data, "codecs": points, "views": list(views or VIEWS), "backbone": backbone,
+        "seeds": seeds, "size": the_task.size[0], "patch": patch, "epochs": epochs, "quick": quick,
+    }  # fmt: skip
+    new = execute(the_task, conditions, range(seeds), patch, run)
+    keys = [context_key(the_task, condition, seed, patch) for condition in conditions for seed in range(seeds)]
+    done = run.results()
+    results = [done[key] for key in keys if key in done]
+    table = report.summarize(results)
+    table.attrs["folder"] = str(run.folder)
+    report.write(run, table, results, the_task, [c.codec for c in conditions], request, fresh=new > 0)
+    return table
+
+
+def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: int) -> list[Condition]:
+    """The conditions of a comparison, `pixels` first; every name, option and patch is checked here."""
+    for view in views or ():
+        if view not in VIEWS:
+            raise CmlError(f"Unknown view {view!r}; views are {', '.join(VIEWS)}.")
+    wanted = views or VIEWS
+    codecs: dict[str, Codec] = {}
+    for point in ["identity", *points]:
+        codec = create_codec(point)
+        if task.channels not in codec.spec.channels:
+            raise CmlError(
+                f"{codec.spec.name} takes {' or '.join(map(str, codec.spec.channels))} channels, the data has "
+                f"{task.channels}; choose another codec (cml list)."
+            )
+        codecs.setdefault(codec.spec.name, codec)
+    conditions = [
+        Condition(view, codec)
+        for view in VIEWS
+        for codec in codecs.values()
+        if view in views_of(codec) and (view in wanted or (view == "pixels" and "reconstruction" in wanted))
+    ]
+    for condition in conditions:
+        view_stem(condition.view, condition.codec, task, patch)
+    return conditions
+
+
+def context_of(task: Task, condition: Condition, seed: int, patch: int) -> dict[str, Any]:
+    """Everything that the scores of a cell depend on."""
+    spec = condition.codec.spec
+    return {
+        **task.key,
+        "view": condition.view,
+        "codec": spec.name,
+        "codec_id": spec.codec_id,
+        "codec_settings": dict(spec.settings),
+        "patch": patch,
+        "seed": seed,
+        "versions": {"cml": cml.__version__, "torch": torch.__version__},
+    }
+
+
+def context_key(task: Task, condition: Condition, seed: int, patch: int) -> str:
+    """The content key of a cell."""
+    return cell_key(context_of(task, condition, seed, patch))
+
+
+def execute(task: Task, conditions: Sequence[Condition], seeds: range, patch: int, run: Run) -> int:
+    """Run the cells that have no good result yet; returns how many."""
+    done = run.results()
+
+    def finished(condition: Condition, seed: int) -> bool:
+        key = context_key(task, condition, seed, patch)
+        needs_model = condition.view == "pixels" and not run.model_path(key).exists()
+        return key in done and done[key].status == "ok" and not needs_model
+
+    missing = {c: [s for s in seeds if not finished(c, s)] for c in conditions}
+    total = sum(map(len, missing.values()))
+    with Progress(total, len(conditions) * len(seeds)) as progress:
+        for condition, todo in missing.items():
+            if todo:
+                _run_condition(task, condition, todo, patch, run, progress)
+    return total
+
+
+def _run_condition(task: Task, condition: Condition, seeds: list[int], patch: int, run: Run, progress: Progress) -> None:
+    title = f"{condition.view} {condition.codec.spec.name}"
+
+    def failed(seed: int, error: Exception) -> Result:
+        context = context_of(task, condition, seed, patch)
+        sentence = str(error) if isinstance(error, CmlError) else f"{type(error).__name__}: {error}"
+        return Result(
+            key=cell_key(context), view=condition.view, codec=condition.codec.spec.name, seed=seed,
+            status="error", error=sentence, context=context, environment=environment(),
+        )  # fmt: skip
+
+    try:
+        with progress.step(f"{title}: encode", prepared_items(condition.view, task)) as advance:
+            prepared = prepare(condition.view, condition.codec, task, patch, advance)
+            signals = [task.signal("test", i) for i in range(min(_TIMED_SIGNALS, task.count("test")))]
+            speed = codec_speed(condition.view, condition.codec, signals)
+    except Exception as error:  # one codec must not stop the matrix
+        for seed in seeds:
+            run.append(failed(seed, error))
+            progress.finished(title, seed, f"failed: {error}")
+        return
+    for seed in seeds:
+        try:
+            with progress.step(f"{title}, seed {seed}: train", task.epochs) as advance:
+                result = _run_cell(task, condition, prepared, speed, seed, patch, run, advance)
+        except Exception as error:
+            result = failed(seed, error)
+        run.append(result)
+        score = result.metrics.get(task.main_score)
+        progress.finished(title, seed, f"failed: {result.error}" if score is None else f"{task.main_score} {score:.3f}, {result.bpp:.3f} bpp")
+
+
+def _run_cell(
+    task: Task,
+    condition: Condition,
+    prepared: Prepared,
+    speed: CodecSpeed,
+    seed: int,
+    patch: int,
+    run: Run,
+    advance: Callable[[], None],
+) -> Result:
+    context = context_of(task, condition, seed, patch)
+    key = cell_key(context)
+    model, stem_path = task.build(prepared.stem, seed)
+    cost = model_cost(model, stem_path, prepared.stem)
+    if prepared.train is None:
+        ceiling = _ceiling(task, seed, patch, run)
+        model.load_state_dict(load_file(run.model_path(ceiling.key)))
+        train_ips = ceiling.train_ips
+    else:
+        train_ips = task.train(model, prepared.train, prepared.stem, seed, lambda epoch, loss: advance()).rate
+    score = task.score(model, prepared.test)
+    if condition.view == "pixels":
+        write_atomic(run.model_path(key), serialize({k: v.contiguous() for k, v in model.state_dict().items()}))
+    run.save_items(key, {**score.items, "bits": prepared.bits, **prepared.quality})
+    return _result(task, condition, context, key, prepared, cost, speed, score, train_ips)
+
+
+def _ceiling(task: Task, seed: int, patch: int, run: Run) -> Result:
+    pixels = Condition("pixels", create_codec("identity"))
+    result = run.results().get(context_key(task, pixels, seed, patch))
+    if result is None or result.status != "ok":
+        raise CmlError(f"The model of the view pixels, seed {seed}, is missing: its cell failed, so this one cannot run.")
+    return result
+
+
+def _result(
+    task: Task,
+    condition: Condition,
+    context: Mapping[str, Any],
+    key: str,
+    prepared: Prepared,
+    cost: ModelCost,
+    speed: CodecSpeed,
+    score: Score,
+    train_ips: float,
+) -> Result:
+    pixels = task.size[0] * task.size[1]
+    quality = prepared.quality.get("psnr")
+    finite = quality[np.isfinite(quality)] if quality is not None else None
+    return Result(
+        key=key,
+        view=condition.view,
+        codec=condition.codec.spec.name,
+        seed=context["seed"],
+        status="ok",
+        metrics=dict(score.metrics),
+        bpp=float(np.mean(prepared.bits / pixels)),
+        bpp_pooled=float(prepared.bits.sum() / (pixels * len(prepared.bits))),
+        dimensions=prepared.dimensions,
+        tokens=cost.tokens,
+        stem_macs=cost.stem_macs,
+        backbone_macs=cost.backbone_macs,
+        parameters=cost.parameters,
+        encode_mps=speed.encode,
+        load_ips=speed.load,
+        train_ips=train_ips,
+        psnr=None if finite is None or not len(finite) else float(finite.mean()),
+        chance=task.chance,
+        settings=dict(condition.codec.spec.settings),
+        context=context,
+        environment=environment(),
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What timings depend on."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        "cml": cml.__version__,
+        "torch": torch.__version__,
+    }

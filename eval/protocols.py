@@ -1,0 +1,152 @@
+"""Views: what the downstream model sees of a codec. Named in every result, never implied.
+
+    pixels          full resolution, the backbone's finer patch: the ceiling, at more tokens
+    bigpatch        full resolution, the patch that the latents have: the control at equal tokens
+    resize          a true antialiased downsample of the whole picture, at equal tokens
+    latent          rounded symbols, exactly what a bitstream holds, normalized; no decoder runs
+    reconstruction  decode, then the model trained on original pixels (that of `pixels`)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cml.codecs.base import Codec, to_uint8
+from cml.codecs.neural import WaveletCodec
+from cml.codecs.resample import Identity, Resize
+from cml.data.latents import FLIPS, ModelInputs, map_items, stack
+from cml.errors import CmlError
+from cml.eval.metrics import psnr
+from cml.models.adapters import stem_shape
+from cml.models.backbones import StemShape
+from cml.tasks.base import Task
+
+VIEWS = ("pixels", "bigpatch", "resize", "latent", "reconstruction")
+_FINER = 2  # the patch of `pixels` is this many times finer, so it has 4 times the tokens
+
+
+def views_of(codec: Codec) -> tuple[str, ...]:
+    """The views that make sense for a codec."""
+    if isinstance(codec, Identity):
+        return ("pixels", "bigpatch")
+    if isinstance(codec, Resize):
+        return ("resize", "reconstruction")
+    return ("latent", "reconstruction") if codec.spec.latent_channels is not None else ("reconstruction",)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One view of one codec on a task's data, ready for training and scoring.
+
+    Attributes:
+        stem: what the model's stem reads.
+        train: None for `reconstruction`, which trains nothing.
+        test: the test split.
+        bits: (N_test,) 8 x the bytes of the whole container of each test item.
+        quality: per-item measures of the reconstruction, where there is one.
+        dimensions: values a sample that the model reads.
+    """
+
+    stem: StemShape
+    train: ModelInputs | None
+    test: ModelInputs
+    bits: np.ndarray
+    dimensions: int
+    quality: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def view_stem(view: str, codec: Codec, task: Task, patch: int) -> StemShape:
+    """The stem of a view: one token for `patch` pixels, half that for `pixels` and so for `reconstruction`."""
+    if view in ("pixels", "reconstruction"):
+        if patch % _FINER:
+            raise CmlError(f"The patch must be even, since the view pixels halves it; {patch} is not.")
+        return stem_shape(task.channels, 1, task.size, patch // _FINER)
+    if view == "bigpatch":
+        return stem_shape(task.channels, 1, task.size, patch)
+    if view == "resize" and isinstance(codec, Resize):
+        if codec.factor != int(codec.factor) or any(n % codec.factor for n in task.size):
+            raise CmlError(
+                f"The view resize needs a whole factor that divides the picture's side; {codec.factor:g} does not divide "
+                f"{task.size[0]}."
+            )
+        return stem_shape(task.channels, int(codec.factor), task.size, patch)
+    if view == "latent" and codec.spec.latent_channels is not None and codec.spec.patch is not None:
+        return stem_shape(codec.spec.latent_channels, codec.spec.patch, task.size, patch)
+    raise CmlError(f"{codec.spec.name} has no view {view!r}; it has {', '.join(views_of(codec))}.")
+
+
+def prepare(view: str, codec: Codec, task: Task, patch: int, on_item: Callable[[], None] = lambda: None) -> Prepared:
+    """Encode a task's data for one view of one codec; `on_item` is called after each picture."""
+    stem = view_stem(view, codec, task, patch)
+    if view == "latent":
+        if not isinstance(codec, WaveletCodec):
+            raise CmlError(f"{codec.spec.name} has no latents that a model could read.")
+        return _prepare_latent(codec, task, stem, on_item)
+    see = codec.downsample if view == "resize" and isinstance(codec, Resize) else lambda x: x
+
+    def train_item(index: int) -> Tensor:
+        x = task.signal("train", index).float() / 127.5 - 1
+        return to_uint8(see(x))
+
+    def test_item(index: int) -> tuple[Tensor, int, float]:
+        original = task.signal("test", index)
+        blob = codec.compress(original)
+        x = original.float() / 127.5 - 1
+        if view != "reconstruction":
+            return to_uint8(see(x)), 8 * len(blob), 0.0
+        decoded = to_uint8(codec.decompress(blob))
+        return decoded, 8 * len(blob), psnr(original.float(), decoded.float(), data_range=255)
+
+    items = map_items(test_item, task.count("test"), on_item)
+    test = _pixel_inputs([item[0] for item in items], task, "test")
+    trains = view != "reconstruction"
+    train = _pixel_inputs(map_items(train_item, task.count("train"), on_item), task, "train") if trains else None
+    return Prepared(
+        stem=stem,
+        train=train,
+        test=test,
+        bits=np.array([item[1] for item in items]),
+        dimensions=test.values[0, 0].numel(),
+        quality={} if trains else {"psnr": np.array([item[2] for item in items])},
+    )
+
+
+def prepared_items(view: str, task: Task) -> int:
+    """How many pictures `prepare` encodes, for a progress bar."""
+    train = {"latent": len(task.flips), "reconstruction": 0}.get(view, 1)
+    return task.count("test") + train * task.count("train")
+
+
+def _pixel_inputs(values: list[Tensor], task: Task, split: str) -> ModelInputs:
+    channels = task.channels
+    # 8-bit samples to about unit variance: [-1, 1] times two.
+    scale, offset = torch.full((channels,), 2 / 127.5), torch.full((channels,), -2.0)
+    return ModelInputs(stack(values)[None], scale, offset, task.labels(split), task.flips)
+
+
+def _prepare_latent(codec: WaveletCodec, task: Task, stem: StemShape, on_item: Callable[[], None]) -> Prepared:
+    flips, count = task.flips, task.count("train")
+
+    def train_item(number: int) -> Tensor:
+        flip, index = divmod(number, count)
+        return codec.encode(task.signal("train", index).flip(FLIPS[flips[flip]])).symbols
+
+    def test_item(index: int) -> tuple[Tensor, int]:
+        latent = codec.encode(task.signal("test", index))
+        return latent.symbols, 8 * len(codec.pack(latent))
+
+    items = map_items(test_item, task.count("test"), on_item)
+    train = stack(map_items(train_item, count * len(flips), on_item)).unflatten(0, (len(flips), count))
+    mean, std = torch.tensor(codec.config.latent_mean), torch.tensor(codec.config.latent_std)
+    scale, offset = codec.step / std, -mean / std
+    test = stack([item[0] for item in items])[None]
+    return Prepared(
+        stem=stem,
+        train=ModelInputs(train, scale, offset, task.labels("train"), flips),
+        test=ModelInputs(test, scale, offset, task.labels("test")),
+        bits=np.array([item[1] for item in items]),
+        dimensions=test[0, 0].numel(),
+    )

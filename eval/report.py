@@ -1,0 +1,197 @@
+"""The report of a run: a table for the terminal, `summary.csv`, `report.md`, and pictures."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from cml.codecs.base import Codec
+from cml.eval import figures, gallery
+from cml.eval.metrics import retention
+from cml.eval.protocols import VIEWS
+from cml.eval.results import Result, Run
+from cml.files import write_atomic
+from cml.tasks.base import Task
+
+_SINGLE = (
+    "bpp", "dimensions", "tokens", "stem_macs", "backbone_macs", "parameters", "psnr", "encode_mps", "load_ips", "train_ips", "chance",
+)  # fmt: skip
+PICTURES = {
+    "rate.png": "Rate against {score}: 8 x the bytes of the whole container, mean over the test pictures.",
+    "dimension.png": "Dimension against {score}: values that the model reads.",
+    "gallery.png": "One test picture through each codec, each at the operating point nearest to one rate.",
+}
+
+
+def summarize(results: Sequence[Result]) -> pd.DataFrame:
+    """One row a condition: mean and standard deviation of each metric over seeds, rate, cost, and retention.
+
+    Retention is (score - chance) / (ceiling - chance) of the first metric, with `pixels` as the ceiling. The attribute
+    `failed` of the frame holds the failed cells.
+    """
+    good = [result for result in results if result.status == "ok"]
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in good:
+        groups.setdefault((result.view, result.codec), []).append(result)
+    rows = []
+    for (view, codec), members in groups.items():
+        row: dict[str, Any] = {"view": view, "codec": codec, "seeds": len(members)}
+        for name in members[0].metrics:
+            values = pd.Series([member.metrics[name] for member in members])
+            row[name], row[f"{name}_sd"] = values.mean(), values.std(ddof=1)
+        for name in _SINGLE:
+            values = pd.Series([getattr(member, name) for member in members], dtype=float)
+            row[name] = values.mean()
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    table.attrs["failed"] = [result for result in results if result.status != "ok"]
+    if rows:
+        score = main_score(good)
+        ceiling = table.loc[table["view"] == "pixels", score]
+        top = float(ceiling.iloc[0]) if len(ceiling) else float("nan")
+        table["retention"] = [retention(value, top, chance) for value, chance in zip(table[score], table["chance"], strict=True)]
+        table["order"] = table["view"].map(VIEWS.index)
+        table = table.sort_values(["order", "codec"], kind="stable").drop(columns="order").reset_index(drop=True)
+    return table
+
+
+def main_score(results: Sequence[Result]) -> str:
+    """The first metric: a task lists its main score first."""
+    return next(iter(results[0].metrics))
+
+
+def columns(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """The table as a person reads it: few columns, rounded, mean ± standard deviation."""
+
+    def spread(name: str) -> list[str]:
+        pairs = zip(table[name], table[f"{name}_sd"], strict=True)
+        return [f"{mean:.3f}" + ("" if pd.isna(sd) else f" ±{sd:.3f}") for mean, sd in pairs]
+
+    out = {"view": table["view"], "codec": table["codec"], "bpp": [f"{v:.3f}" for v in table["bpp"]]}
+    out |= {"values": [f"{v:.0f}" for v in table["dimensions"]], "tokens": [f"{v:.0f}" for v in table["tokens"]]}
+    out |= {score: spread(score), "kept": [f"{v:.0%}" if pd.notna(v) else "" for v in table["retention"]]}
+    for name, label in (("balanced_accuracy", "balanced"), ("macro_f1", "F1"), ("roc_auc", "AUC")):
+        if name in table:
+            out[label] = spread(name)
+    out["PSNR"] = ["" if pd.isna(v) else f"{v:.1f}" for v in table["psnr"]]
+    out["stem MMAC"] = [f"{v / 1e6:.2f}" for v in table["stem_macs"]]
+    out["body MMAC"] = [f"{v / 1e6:.1f}" for v in table["backbone_macs"]]
+    for name, label in (("encode_mps", "encode MP/s"), ("load_ips", "load /s"), ("train_ips", "train /s")):
+        out[label] = [f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in table[name]]
+    return pd.DataFrame(out)
+
+
+def print_table(table: pd.DataFrame, console: Console) -> None:
+    """The table in the terminal; on a narrow one the columns of cost are left to `report.md`."""
+    if not len(table):
+        console.print("No cell has a result.")
+        return
+    shown = columns(table, _score_column(table))
+    if console.width < 150:
+        shown = shown[["view", "codec", "bpp", "values", _score_column(table), "kept", "AUC", "encode MP/s"]]
+    view = Table(title=f"{_score_column(table)} of a machine, by what it sees", caption=_caption(table))
+    for name in shown:
+        view.add_column(str(name), justify="left" if name in ("view", "codec") else "right", no_wrap=True)
+    previous = None
+    for row in shown.itertuples(index=False):
+        if previous not in (None, row[0]):
+            view.add_section()
+        previous = row[0]
+        view.add_row(*map(str, row))
+    console.print(view)
+
+
+def _score_column(table: pd.DataFrame) -> str:
+    return str(table.columns[list(table.columns).index("seeds") + 1])
+
+
+def _caption(table: pd.DataFrame) -> str:
+    seeds = int(table["seeds"].min())
+    spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed: no spread, use --seeds 3"
+    return f"bpp: whole container. kept: (score - chance) / (pixels - chance), chance {table['chance'].iloc[0]:.3f}. {spread}."
+
+
+def write(
+    run: Run,
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    task: Task,
+    codecs: Sequence[Codec],
+    request: Mapping[str, Any],
+    fresh: bool,
+) -> None:
+    """Write the report's files; pictures again only when a cell is new or one is missing."""
+    write_atomic(run.folder / "run.json", json.dumps({"request": request, "task": task.key}, indent=1) + "\n")
+    if not len(table):
+        return
+    buffer = io.StringIO()
+    table.to_csv(buffer, index=False, float_format="%.6g")
+    changed = not _same(run, buffer.getvalue())
+    write_atomic(run.folder / "summary.csv", buffer.getvalue())
+    score = _score_column(table)
+    if fresh or changed or not all((run.folder / name).exists() for name in PICTURES):
+        figures.rate(table, score, run.folder / "rate.png")
+        figures.dimension(table, score, run.folder / "dimension.png")
+        gallery.draw(task, codecs, table, run.folder / "gallery.png")
+    write_atomic(run.folder / "report.md", markdown(table, results, task, request))
+
+
+def _same(run: Run, text: str) -> bool:
+    path = run.folder / "summary.csv"
+    return path.exists() and path.read_text() == text
+
+
+def command(request: Mapping[str, Any]) -> str:
+    """The command line that makes this run again."""
+    parts = ["cml compare"]
+    if request["quick"]:
+        parts.append("--quick")
+    parts.append(f"--task {request['task']} --data {request['data']} --backbone {request['backbone']}")
+    parts.append(f"--size {request['size']} --patch {request['patch']} --seeds {request['seeds']}")
+    if request["epochs"] is not None and not request["quick"]:
+        parts.append(f"--epochs {request['epochs']}")
+    parts.append(f'--codecs "{" ".join(request["codecs"])}"')
+    if tuple(request["views"]) != VIEWS:
+        parts.append(f'--views "{" ".join(request["views"])}"')
+    return " ".join(parts)
+
+
+def markdown(table: pd.DataFrame, results: Sequence[Result], task: Task, request: Mapping[str, Any]) -> str:
+    """`report.md`: table, pictures, command, settings."""
+    score = _score_column(table)
+    good = [result for result in results if result.status == "ok"]
+    seen: dict[str, Mapping[str, Any]] = {result.codec: result.settings for result in good}
+    lines = [
+        f"# {task.name} on {request['data']}",
+        "",
+        _caption(table),
+        "",
+        _markdown_table(columns(table, score)),
+        "",
+        "Views: `pixels` is the ceiling, at four times the tokens; `bigpatch`, `resize` and `latent` have equal tokens; "
+        "`reconstruction` decodes and uses the model of `pixels`. Values: numbers a sample that the model reads. Encode and "
+        "load: one thread, picture to container, container to the model's input. Train: samples a second, all threads.",
+        "",
+    ]
+    for name, title in PICTURES.items():
+        lines += [f"![{title.format(score=score)}]({name})", ""]
+    failed = table.attrs.get("failed", [])
+    if failed:
+        lines += ["## Failed cells", ""]
+        lines += [f"- {result.view} {result.codec}, seed {result.seed}: {result.error}" for result in failed] + [""]
+    lines += ["## Made by", "", "```", command(request), "```", ""]
+    lines += ["```json", json.dumps({"task": task.key, "environment": good[0].environment}, indent=1), "```", ""]
+    lines += ["## Codec settings", "", "| operating point | settings |", "|---|---|"]
+    lines += [f"| {name} | `{json.dumps(dict(settings))}` |" for name, settings in seen.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown_table(frame: pd.DataFrame) -> str:
+    head = "| " + " | ".join(map(str, frame.columns)) + " |"
+    rule = "|" + "|".join("---" if name in ("view", "codec") else "--:" for name in frame.columns) + "|"
+    rows = ["| " + " | ".join(map(str, row)) + " |" for row in frame.itertuples(index=False)]
+    return "\n".join([head, rule, *rows])

@@ -1,0 +1,128 @@
+"""A run on disk: an append-only `results.jsonl`, one line a finished cell, found again by its content key."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cml.errors import DataError
+from cml.files import write_atomic
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell of a comparison: one view of one codec at one operating point, with one seed."""
+
+    key: str
+    """Content key: task, data revision, preprocessing, codec configuration and weights, seed, versions."""
+    view: str
+    """What the model saw: pixels, bigpatch, resize, latent or reconstruction."""
+    codec: str
+    """The operating point, as `create_codec` takes it."""
+    seed: int
+    status: str
+    """"ok", or "error" with the sentence in `error`; only ok cells are never run again."""
+    error: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Scores on the test split."""
+    bpp: float = 0.0
+    """Mean over test items of 8 x the bytes of the whole container / pixels."""
+    bpp_pooled: float = 0.0
+    """All bits / all pixels of the test split."""
+    dimensions: int = 0
+    """Values a sample that the model read."""
+    tokens: int = 0
+    """Positions that leave the model's stem."""
+    stem_macs: int = 0
+    backbone_macs: int = 0
+    parameters: int = 0
+    encode_mps: float = 0.0
+    """Megapixels a second, picture to container, one thread."""
+    load_ips: float = 0.0
+    """Samples a second, container to the model's input, one thread."""
+    train_ips: float = 0.0
+    """Samples a second while training, all threads; for `reconstruction` that of the model it uses."""
+    psnr: float | None = None
+    """Mean over test items, dB, 8-bit range; None where nothing is reconstructed."""
+    chance: float = 0.0
+    """The main score of a model that has seen nothing."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Every option of the codec in force, and its library's version."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """What the key was made of."""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    """Machine, threads and versions; for timings, not part of the key."""
+
+
+def cell_key(context: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits that change when anything of the context does."""
+    return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Run:
+    """The folder of a comparison.
+
+        results.jsonl   one line a cell, appended and flushed when it is finished
+        items/KEY.npz   per-item outcomes, for paired comparisons
+        models/KEY.safetensors   the models that `reconstruction` needs
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.file = self.folder / "results.jsonl"
+
+    def results(self) -> dict[str, Result]:
+        """The latest result of every key."""
+        return {result.key: result for result in self._lines()}
+
+    def _lines(self) -> Iterator[Result]:
+        if not self.file.exists():
+            return
+        known = {f.name for f in fields(Result)}
+        lines = self.file.read_text().split("\n")
+        for number, line in enumerate(lines):
+            if not line:
+                continue
+            try:
+                raw = json.loads(line)
+                yield Result(**{key: value for key, value in raw.items() if key in known})
+            except (ValueError, TypeError) as error:
+                if number == len(lines) - 1:
+                    continue  # the process died while it wrote its last line: that cell runs again
+                raise DataError(f"{self.file}, line {number + 1} is not a result ({error}); remove that line.") from error
+
+    def append(self, result: Result) -> None:
+        """Add a finished cell; it is on the disk when this returns."""
+        line = json.dumps(asdict(result), sort_keys=True) + "\n"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "ab+") as file:
+                # A line that a killed process left unfinished must not swallow this one.
+                size = file.seek(0, os.SEEK_END)
+                if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
+                    file.truncate(_last_newline(self.file))
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError(f"Cannot write {self.file}: {error.strerror or error}.") from error
+
+    def save_items(self, key: str, items: Mapping[str, np.ndarray]) -> None:
+        """Keep the outcome of each test item."""
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, allow_pickle=False, **items)
+        write_atomic(self.folder / "items" / f"{key}.npz", buffer.getvalue())
+
+    def model_path(self, key: str) -> Path:
+        """Where the trained model of a cell is kept."""
+        return self.folder / "models" / f"{key}.safetensors"
+
+
+def _last_newline(path: Path) -> int:
+    return path.read_bytes().rfind(b"\n") + 1

@@ -1,0 +1,81 @@
+"""What a task is to the harness."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor, nn
+
+from cml.data.latents import ModelInputs
+from cml.models.backbones import StemShape
+from cml.registry import Registry
+from cml.train import TrainingTime
+
+TASKS = Registry("task", {"classification": "cml.tasks.classification:Classification"})
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model did on the test split.
+
+    Attributes:
+        metrics: name -> value; the task's main score is among them.
+        items: name -> (N,) outcome of each test item, for paired comparisons.
+    """
+
+    metrics: Mapping[str, float]
+    items: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+class Task(Protocol):
+    """A downstream task on one data set: its signals, its models, its training and its score."""
+
+    name: str
+    version: int
+    """Raised whenever a change could change a number; results of different versions are never mixed."""
+    main_score: str
+    metrics: tuple[str, ...]
+    size: tuple[int, int]
+    """(height, width) to which whole pictures are resized before the codec."""
+    channels: int
+    flips: tuple[str, ...]
+    """Label-preserving flips, of `cml.data.latents.FLIPS`."""
+    epochs: int
+    """Of one training."""
+
+    @property
+    def key(self) -> Mapping[str, Any]:
+        """Everything of the task that a result depends on."""
+        ...
+
+    @property
+    def chance(self) -> float:
+        """The main score of a model that has seen nothing."""
+        ...
+
+    def count(self, split: str) -> int:
+        """Samples in "train" or "test"."""
+        ...
+
+    def signal(self, split: str, index: int) -> Tensor:
+        """One original, uint8 (C, *size)."""
+        ...
+
+    def labels(self, split: str) -> Tensor:
+        """int64 (N,)."""
+        ...
+
+    def build(self, stem: StemShape, seed: int) -> tuple[nn.Module, str]:
+        """An untrained model, and the path of its stem."""
+        ...
+
+    def train(
+        self, model: nn.Module, inputs: ModelInputs, stem: StemShape, seed: int, on_epoch: Callable[[int, float], None]
+    ) -> TrainingTime:
+        """Train in place."""
+        ...
+
+    def score(self, model: nn.Module, inputs: ModelInputs) -> Score:
+        """Evaluate on the test split."""
+        ...
