@@ -45,7 +45,7 @@ _LAZY = {
     "compare": "cml.eval.harness",
     "adapt": "cml.models.adapters",
 }
-__all__ = sorted([*_LAZY, "__version__"])
+__all__ = ["__version__", *_LAZY]  # noqa: PLE0604 (the keys are strings)
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from rich.table import Table
 from cml.errors import CmlError
 
 app = typer.Typer(
-    help="Compressed-domain machine learning: encode once, learn from the latents, measure what a codec costs a machine.",
+    help="Compressed-domain machine learning: encode once, learn from the latents, measure what a codec costs.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,7 +24,9 @@ errors = Console(stderr=True)
 
 CodecOption = Annotated[
     str | None,
-    typer.Option("--codec", "-c", help="Operating point, such as rgb_f8c48:step=0.5 or jpeg:quality=10 (see `cml list`)."),
+    typer.Option(
+        "--codec", "-c", help="Operating point, such as rgb_f8c48:step=0.5 or jpeg:quality=10 (see `cml list`)."
+    ),
 ]
 
 
@@ -46,19 +48,26 @@ def main() -> None:
 @app.command()
 def compare(
     task: Annotated[str, typer.Option(help="What the machine does.")] = "classification",
-    data: Annotated[str, typer.Option(help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them).")] = "elpv",
+    data: Annotated[
+        str, typer.Option(help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them).")
+    ] = "elpv",
     codecs: Annotated[
         str | None, typer.Option(help='Operating points, space-separated: "resize:factor=4 rgb_f8c12 jpeg:quality=10".')
     ] = None,
     views: Annotated[
-        str | None, typer.Option(help="Of pixels, bigpatch, resize, latent, reconstruction, space-separated.  [default: all]")
+        str | None,
+        typer.Option(help="Of pixels, bigpatch, resize, latent, reconstruction, space-separated.  [default: all]"),
     ] = None,
     backbone: Annotated[str, typer.Option(help="cml:small, or timm:NAME.")] = "cml:small",
     seeds: Annotated[int, typer.Option(help="Trainings per condition; three or more give a spread to trust.")] = 1,
-    size: Annotated[int | None, typer.Option(help="Side to which pictures are resized, whole.  [default: the data's]")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side to which pictures are resized, whole.  [default: the data's]")
+    ] = None,
     patch: Annotated[int, typer.Option(help="Pixels a token along each axis.")] = 16,
-    epochs: Annotated[int | None, typer.Option(help="Of each training.  [default: 10]")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")] = False,
+    epochs: Annotated[int | None, typer.Option(help="Of each training.  [default: 8]")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: runs/DATA]")] = None,
 ) -> None:
     """Compare what representations of a picture are worth to a machine, at which rate and at which cost.
@@ -105,7 +114,8 @@ def encode(
         write_atomic(target, blob)
         pixels = x[0].numel()
         bits = x.element_size() * 8 * x.numel()
-        return f"{target}: {len(blob)} bytes, {8 * len(blob) / pixels:.3f} bpp, {bits / 8 / len(blob):.1f}:1, {chosen.spec.name}"
+        rate = f"{8 * len(blob) / pixels:.3f} bpp, {bits / 8 / len(blob):.1f}:1"
+        return f"{target}: {len(blob)} bytes, {rate}, {chosen.spec.name}"
 
     if source.is_dir():
         suffix = _suffix(create_codec(codec).spec.name) if codec else ".cml"
@@ -117,7 +127,9 @@ def encode(
 @app.command()
 def decode(
     source: Annotated[Path, typer.Argument(help="A file of `cml encode`, or a folder of them.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The picture (.png, .tif, .bmp), or folder, to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The picture (.png, .tif, .bmp), or folder, to write.")
+    ],
     codec: Annotated[
         str | None, typer.Option("--codec", "-c", help="Folder of the codec, where it is not one that comes with cml.")
     ] = None,
@@ -159,7 +171,9 @@ def _each_file(source: Path, output: Path, files: list[Path], suffix: str, one: 
     targets = [output / path.relative_to(source).with_suffix(suffix) for path in files]
     doubled = {target for target in targets if targets.count(target) > 1} if len(set(targets)) < len(targets) else set()
     if doubled:
-        raise CmlError(f"Several files of {source} would become {sorted(doubled)[0]}; rename them or use separate folders.")
+        raise CmlError(
+            f"Several files of {source} would become {sorted(doubled)[0]}; rename them or use separate folders."
+        )
     bad = 0
     with _bar(len(files)) as advance:
         for path, target in zip(files, targets, strict=True):
@@ -241,15 +255,21 @@ def _describe_codec(codec: object) -> dict[str, object]:
     assert isinstance(codec, Codec)
     spec = codec.spec
     channels = spec.channels if len(spec.channels) < 5 else f"{spec.channels[0]} to {spec.channels[-1]}"
-    rows: dict[str, object] = {"codec": spec.name, "spatial axes": spec.ndim, "channels": channels, "fingerprint": spec.codec_id}
+    rows: dict[str, object] = {
+        "codec": spec.name,
+        "spatial axes": spec.ndim,
+        "channels": channels,
+        "fingerprint": spec.codec_id,
+    }
     if isinstance(codec, WaveletCodec):
         config = codec.config
         encoder = codec.encoder_weight.numel() + codec.encoder_bias.numel()
+        macs = codec.encoder_weight.numel() / 2 ** (config.ndim * config.levels)
         rows |= {
             "patch F": spec.patch,
             "latent channels": spec.latent_channels,
             "dimension reduction": f"{spec.dimension_reduction:g}",
-            "encoder": f"linear, {encoder} parameters, {codec.encoder_weight.numel() / 2 ** (config.ndim * config.levels):g} MAC a position after the transform",
+            "encoder": f"linear, {encoder} parameters, {macs:g} MAC a position after the transform",
             "decoder": f"linear, {codec.decoder_weight.numel() + codec.decoder_bias.numel()} parameters",
             "boundary": config.boundary,
         }
@@ -306,16 +326,21 @@ def fit(
                 advance()
 
         codec = fit_codec(
-            signals(), name=output.name, ndim=2, channels=signal_channels, levels=levels, latent_channels=channels, step=step,
-            provenance={"data": f"{source.name}, {len(files)} pictures", "command": shown},
+            signals(), name=output.name, ndim=2, channels=signal_channels, levels=levels, latent_channels=channels,
+            step=step, provenance={"data": f"{source.name}, {len(files)} pictures", "command": shown},
         )  # fmt: skip
     codec.save(output, _card(output.name, shown, source.name, len(files), codec.spec.name))
-    console.print(f"{output}: {codec.spec.name}, {codec.spec.dimension_reduction:g}x dimension reduction, fingerprint {codec.codec_id}")
+    console.print(
+        f"{output}: {codec.spec.name}, {codec.spec.dimension_reduction:g}x dimension reduction, "
+        f"fingerprint {codec.codec_id}",
+        soft_wrap=True,
+    )
 
 
 def _card(name: str, command: str, data: str, count: int, point: str) -> str:
     return (
-        f"# {name}\n\nA linear wavelet codec of cml, fitted in closed form: the eigenvectors of the covariance of CDF 9/7 wavelet "
-        f"packets (see `cml/codecs/fit.py`). Default operating point `{point}`.\n\n- data: {data}, {count} pictures\n- recipe: "
+        f"# {name}\n\nA linear wavelet codec of cml, fitted in closed form: the eigenvectors of the covariance of CDF "
+        f"9/7 wavelet packets (see `cml/codecs/fit.py`). Default operating point `{point}`.\n\n"
+        f"- data: {data}, {count} pictures\n- recipe: "
         f"`{command}`\n- training: none beyond the closed form\n"
     )

@@ -1,8 +1,8 @@
 """Pre-trained things are a folder of `config.json` and `model.safetensors`: bundled, local, or on the Hugging Face hub.
 
-    "rgb_f8c48"              bundled with cml
-    "./my_codec"             a local folder
-    "hf:owner/name@revision" a model repository on the hub (the revision is optional)
+"rgb_f8c48"              bundled with cml
+"./my_codec"             a local folder
+"hf:owner/name@revision" a model repository on the hub (the revision is optional)
 """
 
 import json

@@ -32,7 +32,9 @@ class Registry:
     def add(self, name: str, target: str) -> None:
         """Register "module:attribute" under a name that is still free."""
         if name in self._entries:
-            raise CmlError(f"The {self.kind} {name!r} is registered already, as {self._entries[name]}; take another name.")
+            raise CmlError(
+                f"The {self.kind} {name!r} is registered already, as {self._entries[name]}; take another name."
+            )
         self._entries[name] = target
 
     def _load_plugins(self) -> None:

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,20 +12,22 @@ from matplotlib.lines import Line2D
 from cml.files import write_atomic
 
 MARKERS = {"pixels": "*", "bigpatch": "P", "resize": "s", "latent": "o", "reconstruction": "x"}
-LINES = {"latent": "-", "resize": "-", "reconstruction": ":"}
+LINES: dict[str, Any] = {"latent": "-", "resize": "-", "reconstruction": ":"}
 
 
 def family(codec: str) -> str:
     """ "jpeg:quality=10" to "jpeg"."""
-    return codec.partition(":")[0] if not codec.startswith(("/", ".", "hf:")) else Path(codec.rpartition(":")[0] or codec).name
+    return (
+        codec.partition(":")[0]
+        if not codec.startswith(("/", ".", "hf:"))
+        else Path(codec.rpartition(":")[0] or codec).name
+    )
 
 
-def colours(codecs: list[str]) -> dict[str, tuple[float, ...]]:
+def colours(codecs: list[str]) -> dict[str, str]:
     """One colour a codec family, the same in every picture."""
-    from matplotlib import colormaps
-
     names = list(dict.fromkeys(map(family, codecs)))
-    return {name: colormaps["tab10"](i % 10) for i, name in enumerate(names)}
+    return {name: f"C{i % 10}" for i, name in enumerate(names)}
 
 
 def rate(table: pd.DataFrame, score: str, path: Path) -> None:
@@ -34,7 +37,7 @@ def rate(table: pd.DataFrame, score: str, path: Path) -> None:
 
 def dimension(table: pd.DataFrame, score: str, path: Path) -> None:
     """Values that the model reads against score, without `reconstruction`, whose dimension is that of pixels."""
-    _curves(table[table["view"] != "reconstruction"], "dimensions", "values a sample that the model reads", score, path)
+    _curves(table.query("view != 'reconstruction'"), "dimensions", "values a sample that the model reads", score, path)
 
 
 def _curves(table: pd.DataFrame, x: str, label: str, score: str, path: Path) -> None:
@@ -42,22 +45,29 @@ def _curves(table: pd.DataFrame, x: str, label: str, score: str, path: Path) -> 
     axes: Axes = figure.subplots()
     colour = colours(list(table["codec"]))
     families = table["codec"].map(family)
-    for (view, name), rows in table.groupby(["view", families], sort=False):
-        rows = rows.sort_values(x)
+    groups: dict[tuple[str, str], list[int]] = {}
+    for row, key in enumerate(zip(table["view"], families, strict=True)):
+        groups.setdefault(key, []).append(row)
+    for (view, name), members in groups.items():
+        rows = table.iloc[members].sort_values(x)
         axes.errorbar(
-            rows[x], rows[score], yerr=rows[f"{score}_sd"].fillna(0), marker=MARKERS[str(view)], markersize=8,
-            linestyle=LINES.get(str(view), "none"), color=colour[str(name)], capsize=3, linewidth=1.4,
+            rows[x], rows[score], yerr=rows[f"{score}_sd"].fillna(0), marker=MARKERS[view], markersize=8,
+            linestyle=LINES.get(view, "none"), color=colour[name], capsize=3, linewidth=1.4,
         )  # fmt: skip
     chance = float(table["chance"].iloc[0])
     axes.axhline(chance, color="grey", linewidth=0.8, linestyle="--")
-    axes.annotate("chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey", fontsize=8)
+    axes.annotate(
+        "chance", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey", fontsize=8
+    )
     axes.set_xscale("log")
     axes.set_xlabel(label)
     axes.set_ylabel(score.replace("_", " "))
     axes.grid(alpha=0.25)
     handles = [Line2D([], [], color=c, linewidth=3, label=name) for name, c in colour.items()]
     views = list(dict.fromkeys(table["view"]))
-    handles += [Line2D([], [], color="black", marker=MARKERS[v], linestyle=LINES.get(v, "none"), label=v) for v in views]
+    handles += [
+        Line2D([], [], color="black", marker=MARKERS[v], linestyle=LINES.get(v, "none"), label=v) for v in views
+    ]
     axes.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     save(figure, path)
 

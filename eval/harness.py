@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from cml.eval import report
+from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
+from cml.eval.progress import Progress
+from cml.eval.protocols import VIEWS, Prepared, prepare, prepared_items, view_stem, views_of
+from cml.eval.results import Result, Run, cell_key
+from cml.tasks.base import TASKS, Score, Task
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
@@ -16,23 +22,24 @@ import cml
 from cml.codecs.base import Codec
 from cml.codecs.factory import create_codec
 from cml.errors import CmlError
-from cml.eval import report
-from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
-from cml.eval.progress import Progress
-from cml.eval.protocols import VIEWS, Prepared, prepare, prepared_items, view_stem, views_of
-from cml.eval.results import Result, Run, cell_key
 from cml.files import write_atomic
-from cml.tasks.base import TASKS, Score, Task
 
+_USUAL = "jpeg:quality=10 jpeg:quality=50 webp:quality=10 webp:quality=50 avif:quality=20 avif:quality=50"
+_SIZES = "resize:factor=2 resize:factor=4"
 DEFAULT_CODECS = {
-    1: "resize:factor=2 resize:factor=4 gray_f8c16:step=0.25 gray_f8c16:step=0.5 gray_f8c4:step=0.25 gray_f8c4:step=0.5 "
-    "jpeg:quality=10 jpeg:quality=50 jpeg2000:rate=16 jpeg2000:rate=48 webp:quality=10 webp:quality=50 "
-    "avif:quality=20 avif:quality=50",
-    3: "resize:factor=2 resize:factor=4 rgb_f8c48:step=0.32 rgb_f8c48:step=0.64 rgb_f8c12:step=0.32 rgb_f8c12:step=0.64 "
-    "jpeg:quality=10 jpeg:quality=50 jpeg2000:rate=24 jpeg2000:rate=80 webp:quality=10 webp:quality=50 "
-    "avif:quality=20 avif:quality=50",
+    1: f"{_SIZES} gray_f8c16:step=0.125 gray_f8c16:step=0.5 gray_f8c4:step=0.125 gray_f8c4:step=0.5 "
+    f"{_USUAL} jpeg2000:rate=16 jpeg2000:rate=48",
+    3: f"{_SIZES} rgb_f8c48:step=0.32 rgb_f8c48:step=0.64 rgb_f8c12:step=0.32 rgb_f8c12:step=0.64 "
+    f"{_USUAL} jpeg2000:rate=24 jpeg2000:rate=80",
 }
-QUICK = {"size": 128, "epochs": 5}
+"""By the channels of the data; each lossy codec at two operating points."""
+
+# The smallest comparison that still shows every view.
+QUICK_SIZE, QUICK_EPOCHS = 128, 5
+QUICK_CODECS = {
+    1: f"{_SIZES} gray_f8c16:step=0.125 gray_f8c16:step=0.5 jpeg:quality=10 jpeg:quality=50",
+    3: f"{_SIZES} rgb_f8c48:step=0.32 rgb_f8c48:step=0.64 jpeg:quality=10 jpeg:quality=50",
+}
 _TIMED_SIGNALS = 16
 
 
@@ -84,9 +91,10 @@ def compare(
     if seeds < 1:
         raise CmlError(f"A comparison needs 1 seed or more, not {seeds}.")
     if quick:
-        size, epochs = size or QUICK["size"], epochs or QUICK["epochs"]
+        size, epochs = size or QUICK_SIZE, epochs or QUICK_EPOCHS
     the_task: Task = TASKS.get(task)(data, backbone=backbone, size=size, epochs=epochs)
-    points = list(codecs) if codecs is not None else DEFAULT_CODECS[the_task.channels].split()
+    suited = (QUICK_CODECS if quick else DEFAULT_CODECS)[the_task.channels].split()
+    points = list(codecs) if codecs is not None else suited
     conditions = plan(the_task, points, views, patch)
     label = Path(data.partition(":")[2] or data).name
     run = Run(out or Path("runs") / (label + ("-quick" if quick else "")))
@@ -105,7 +113,7 @@ def compare(
 
 
 def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: int) -> list[Condition]:
-    """The conditions of a comparison, `pixels` first; every name, option and patch is checked here."""
+    """The conditions of a comparison, `pixels` first; every name, option, patch and backbone is checked here."""
     for view in views or ():
         if view not in VIEWS:
             raise CmlError(f"Unknown view {view!r}; views are {', '.join(VIEWS)}.")
@@ -125,8 +133,8 @@ def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: 
         for codec in codecs.values()
         if view in views_of(codec) and (view in wanted or (view == "pixels" and "reconstruction" in wanted))
     ]
-    for condition in conditions:
-        view_stem(condition.view, condition.codec, task, patch)
+    for stem in {view_stem(condition.view, condition.codec, task, patch) for condition in conditions}:
+        task.build(stem, seed=0)
     return conditions
 
 
@@ -162,13 +170,18 @@ def execute(task: Task, conditions: Sequence[Condition], seeds: range, patch: in
     missing = {c: [s for s in seeds if not finished(c, s)] for c in conditions}
     total = sum(map(len, missing.values()))
     with Progress(total, len(conditions) * len(seeds)) as progress:
+        if total:
+            with progress.step("read the pictures", task.count("train") + task.count("test")) as advance:
+                task.load(advance)
         for condition, todo in missing.items():
             if todo:
                 _run_condition(task, condition, todo, patch, run, progress)
     return total
 
 
-def _run_condition(task: Task, condition: Condition, seeds: list[int], patch: int, run: Run, progress: Progress) -> None:
+def _run_condition(
+    task: Task, condition: Condition, seeds: list[int], patch: int, run: Run, progress: Progress
+) -> None:
     title = f"{condition.view} {condition.codec.spec.name}"
 
     def failed(seed: int, error: Exception) -> Result:
@@ -197,7 +210,11 @@ def _run_condition(task: Task, condition: Condition, seeds: list[int], patch: in
             result = failed(seed, error)
         run.append(result)
         score = result.metrics.get(task.main_score)
-        progress.finished(title, seed, f"failed: {result.error}" if score is None else f"{task.main_score} {score:.3f}, {result.bpp:.3f} bpp")
+        progress.finished(
+            title,
+            seed,
+            f"failed: {result.error}" if score is None else f"{task.main_score} {score:.3f}, {result.bpp:.3f} bpp",
+        )
 
 
 def _run_cell(
@@ -231,7 +248,9 @@ def _ceiling(task: Task, seed: int, patch: int, run: Run) -> Result:
     pixels = Condition("pixels", create_codec("identity"))
     result = run.results().get(context_key(task, pixels, seed, patch))
     if result is None or result.status != "ok":
-        raise CmlError(f"The model of the view pixels, seed {seed}, is missing: its cell failed, so this one cannot run.")
+        raise CmlError(
+            f"The model of the view pixels, seed {seed}, is missing: its cell failed, so this one cannot run."
+        )
     return result
 
 

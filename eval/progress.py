@@ -1,5 +1,6 @@
 """Progress of a comparison: two bars on a terminal, one line a finished cell everywhere."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -20,10 +21,11 @@ class Progress:
     def __init__(self, todo: int, total: int, console: Console | None = None):
         self._console = console or Console(stderr=True)
         self._bars = Bars(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=self._console, transient=True,
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(), console=self._console, transient=True,
         )  # fmt: skip
         self._todo, self._total, self._done = todo, total, 0
+        self._start = time.monotonic()
 
     def __enter__(self) -> "Progress":
         self._console.print(f"{self._total} cells, {self._total - self._todo} done before, {self._todo} to run")
@@ -31,7 +33,9 @@ class Progress:
         self._cells = self._bars.add_task("cells", total=self._todo)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     @contextmanager
@@ -47,4 +51,6 @@ class Progress:
         """A cell is done."""
         self._done += 1
         self._bars.advance(self._cells)
-        self._console.print(f"[{self._done}/{self._todo}] {title}, seed {seed}: {outcome}", markup=False, highlight=False)
+        elapsed = time.monotonic() - self._start
+        line = f"[{self._done}/{self._todo}, {elapsed:.0f} s] {title}, seed {seed}: {outcome}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,10 +1,10 @@
 """Views: what the downstream model sees of a codec. Named in every result, never implied.
 
-    pixels          full resolution, the backbone's finer patch: the ceiling, at more tokens
-    bigpatch        full resolution, the patch that the latents have: the control at equal tokens
-    resize          a true antialiased downsample of the whole picture, at equal tokens
-    latent          rounded symbols, exactly what a bitstream holds, normalized; no decoder runs
-    reconstruction  decode, then the model trained on original pixels (that of `pixels`)
+pixels          full resolution, the backbone's finer patch: the ceiling, at more tokens
+bigpatch        full resolution, the patch that the latents have: the control at equal tokens
+resize          a true antialiased downsample of the whole picture, at equal tokens
+latent          rounded symbols, exactly what a bitstream holds, normalized; no decoder runs
+reconstruction  decode, then the model trained on original pixels (that of `pixels`)
 """
 
 from collections.abc import Callable
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from cml.eval.metrics import psnr
+from cml.tasks.base import Task
 from torch import Tensor
 
 from cml.codecs.base import Codec, to_uint8
@@ -19,10 +21,8 @@ from cml.codecs.neural import WaveletCodec
 from cml.codecs.resample import Identity, Resize
 from cml.data.latents import FLIPS, ModelInputs, map_items, stack
 from cml.errors import CmlError
-from cml.eval.metrics import psnr
 from cml.models.adapters import stem_shape
 from cml.models.backbones import StemShape
-from cml.tasks.base import Task
 
 VIEWS = ("pixels", "bigpatch", "resize", "latent", "reconstruction")
 _FINER = 2  # the patch of `pixels` is this many times finer, so it has 4 times the tokens
@@ -69,8 +69,8 @@ def view_stem(view: str, codec: Codec, task: Task, patch: int) -> StemShape:
     if view == "resize" and isinstance(codec, Resize):
         if codec.factor != int(codec.factor) or any(n % codec.factor for n in task.size):
             raise CmlError(
-                f"The view resize needs a whole factor that divides the picture's side; {codec.factor:g} does not divide "
-                f"{task.size[0]}."
+                f"The view resize needs a whole factor that divides the picture's side; {codec.factor:g} does not "
+                f"divide {task.size[0]}."
             )
         return stem_shape(task.channels, int(codec.factor), task.size, patch)
     if view == "latent" and codec.spec.latent_channels is not None and codec.spec.patch is not None:
@@ -124,7 +124,7 @@ def _pixel_inputs(values: list[Tensor], task: Task, split: str) -> ModelInputs:
     channels = task.channels
     # 8-bit samples to about unit variance: [-1, 1] times two.
     scale, offset = torch.full((channels,), 2 / 127.5), torch.full((channels,), -2.0)
-    return ModelInputs(stack(values)[None], scale, offset, task.labels(split), task.flips)
+    return ModelInputs(stack(values)[None], scale, offset, task.labels(split), task.flips, blank=128)
 
 
 def _prepare_latent(codec: WaveletCodec, task: Task, stem: StemShape, on_item: Callable[[], None]) -> Prepared:

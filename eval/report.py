@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
-
-from cml.codecs.base import Codec
 from cml.eval import figures, gallery
 from cml.eval.metrics import retention
 from cml.eval.protocols import VIEWS
 from cml.eval.results import Result, Run
-from cml.files import write_atomic
 from cml.tasks.base import Task
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from cml.codecs.base import Codec
+from cml.files import write_atomic
 
 _SINGLE = (
-    "bpp", "dimensions", "tokens", "stem_macs", "backbone_macs", "parameters", "psnr", "encode_mps", "load_ips", "train_ips", "chance",
+    "bpp", "dimensions", "tokens", "stem_macs", "backbone_macs", "parameters", "psnr",
+    "encode_mps", "load_ips", "train_ips", "chance",
 )  # fmt: skip
 PICTURES = {
     "rate.png": "Rate against {score}: 8 x the bytes of the whole container, mean over the test pictures.",
@@ -53,7 +55,9 @@ def summarize(results: Sequence[Result]) -> pd.DataFrame:
         score = main_score(good)
         ceiling = table.loc[table["view"] == "pixels", score]
         top = float(ceiling.iloc[0]) if len(ceiling) else float("nan")
-        table["retention"] = [retention(value, top, chance) for value, chance in zip(table[score], table["chance"], strict=True)]
+        table["retention"] = [
+            retention(value, top, chance) for value, chance in zip(table[score], table["chance"], strict=True)
+        ]
         table["order"] = table["view"].map(VIEWS.index)
         table = table.sort_values(["order", "codec"], kind="stable").drop(columns="order").reset_index(drop=True)
     return table
@@ -92,10 +96,16 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         return
     shown = columns(table, _score_column(table))
     if console.width < 150:
-        shown = shown[["view", "codec", "bpp", "values", _score_column(table), "kept", "AUC", "encode MP/s"]]
-    view = Table(title=f"{_score_column(table)} of a machine, by what it sees", caption=_caption(table))
+        shown = shown.loc[:, ["view", "codec", "bpp", "values", _score_column(table), "kept", "encode MP/s"]]
+        shown.columns = [*shown.columns[:-1], "MP/s"]
+    view = Table(
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        title=f"{_score_column(table)} of a machine, by what it sees",
+        caption=_caption(table),
+    )
     for name in shown:
-        view.add_column(str(name), justify="left" if name in ("view", "codec") else "right", no_wrap=True)
+        view.add_column(str(name), justify="left" if name in ("view", "codec") else "right", no_wrap=name != "codec")
     previous = None
     for row in shown.itertuples(index=False):
         if previous not in (None, row[0]):
@@ -110,9 +120,10 @@ def _score_column(table: pd.DataFrame) -> str:
 
 
 def _caption(table: pd.DataFrame) -> str:
-    seeds = int(table["seeds"].min())
+    seeds = min(table["seeds"].tolist())
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed: no spread, use --seeds 3"
-    return f"bpp: whole container. kept: (score - chance) / (pixels - chance), chance {table['chance'].iloc[0]:.3f}. {spread}."
+    chance = f"{table['chance'].iloc[0]:.3f}"
+    return f"bpp: whole container. kept: (score - chance) / (pixels - chance), chance {chance}. {spread}."
 
 
 def write(
@@ -172,9 +183,10 @@ def markdown(table: pd.DataFrame, results: Sequence[Result], task: Task, request
         "",
         _markdown_table(columns(table, score)),
         "",
-        "Views: `pixels` is the ceiling, at four times the tokens; `bigpatch`, `resize` and `latent` have equal tokens; "
-        "`reconstruction` decodes and uses the model of `pixels`. Values: numbers a sample that the model reads. Encode and "
-        "load: one thread, picture to container, container to the model's input. Train: samples a second, all threads.",
+        "Views: `pixels` is the ceiling, at four times the tokens; `bigpatch`, `resize`, `latent` have equal tokens; "
+        "`reconstruction` decodes and uses the model of `pixels`. Values: numbers a sample that the model reads. "
+        "Encode and load: one thread, picture to container, container to the model's input. Train: samples a "
+        "second, all threads.",
         "",
     ]
     for name, title in PICTURES.items():

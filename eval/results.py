@@ -68,9 +68,9 @@ def cell_key(context: Mapping[str, Any]) -> str:
 class Run:
     """The folder of a comparison.
 
-        results.jsonl   one line a cell, appended and flushed when it is finished
-        items/KEY.npz   per-item outcomes, for paired comparisons
-        models/KEY.safetensors   the models that `reconstruction` needs
+    results.jsonl   one line a cell, appended and flushed when it is finished
+    items/KEY.npz   per-item outcomes, for paired comparisons
+    models/KEY.safetensors   the models that `reconstruction` needs
     """
 
     def __init__(self, folder: str | Path):
@@ -95,7 +95,9 @@ class Run:
             except (ValueError, TypeError) as error:
                 if number == len(lines) - 1:
                     continue  # the process died while it wrote its last line: that cell runs again
-                raise DataError(f"{self.file}, line {number + 1} is not a result ({error}); remove that line.") from error
+                raise DataError(
+                    f"{self.file}, line {number + 1} is not a result ({error}); remove that line."
+                ) from error
 
     def append(self, result: Result) -> None:
         """Add a finished cell; it is on the disk when this returns."""

@@ -58,6 +58,10 @@ class Task(Protocol):
         """Samples in "train" or "test"."""
         ...
 
+    def load(self, on_item: Callable[[], None]) -> None:
+        """Read what is needed more than once; `on_item` is called after each sample."""
+        ...
+
     def signal(self, split: str, index: int) -> Tensor:
         """One original, uint8 (C, *size)."""
         ...

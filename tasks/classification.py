@@ -3,10 +3,12 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from cml.tasks.base import Score
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,10 +16,9 @@ from torch.nn import functional as F
 from cml.codecs.base import to_uint8
 from cml.codecs.resample import resize_image
 from cml.data.datasets import ImageDataset, load_dataset
-from cml.data.latents import ModelInputs
+from cml.data.latents import ModelInputs, map_items
 from cml.errors import CmlError, DataError
 from cml.models.backbones import StemShape, build
-from cml.tasks.base import Score
 from cml.train import Recipe, TrainingTime, fit
 
 
@@ -41,7 +42,7 @@ class Classification:
         data: "elpv", or "folder:PATH".
         backbone: "cml:small" or "timm:NAME".
         size: side in pixels; None for the data set's own.
-        epochs: of training; None for 10.
+        epochs: of training; None for 8.
     """
 
     name = "classification"
@@ -60,8 +61,9 @@ class Classification:
             raise CmlError(f"A model trains for 1 epoch or more, not {epochs}.")
         self.size = (side, side)
         self.channels = self.data.channels
-        self.epochs = epochs or 10
+        self.epochs = epochs or 8
         self.recipe = Recipe(epochs=self.epochs)
+        self._loaded: dict[str, Tensor] = {}
         self.smoothing, self.mixup, self.shift = 0.1, 0.2, 1
 
     @property
@@ -74,7 +76,12 @@ class Classification:
             "size": self.size,
             "backbone": self.backbone,
             "recipe": asdict(self.recipe),
-            "augmentation": {"flips": self.flips, "shift": self.shift, "mixup": self.mixup, "smoothing": self.smoothing},
+            "augmentation": {
+                "flips": self.flips,
+                "shift": self.shift,
+                "mixup": self.mixup,
+                "smoothing": self.smoothing,
+            },
         }
 
     @property
@@ -88,10 +95,21 @@ class Classification:
     def labels(self, split: str) -> Tensor:
         return torch.from_numpy(getattr(self.data, split).labels)
 
+    def load(self, on_item: Callable[[], None]) -> None:
+        """Read every picture once, if the data set fits in two gigabytes; `signal` then only looks it up."""
+        for split in ("train", "test"):
+            count = self.count(split)
+            if count * self.channels * self.size[0] * self.size[1] <= 2**31 and split not in self._loaded:
+                self._loaded[split] = torch.stack(map_items(partial(self.signal, split), count, on_item))
+
     def signal(self, split: str, index: int) -> Tensor:
+        if split in self._loaded:
+            return self._loaded[split][index]
         image = getattr(self.data, split).image(index)
         if image.dtype == torch.uint16:
-            raise DataError(f"{getattr(self.data, split).paths[index]} has 16 bits a sample; tasks take 8-bit pictures.")
+            raise DataError(
+                f"{getattr(self.data, split).paths[index]} has 16 bits a sample; tasks take 8-bit pictures."
+            )
         if tuple(image.shape[1:]) == self.size:
             return image
         return to_uint8(resize_image(image.float() / 127.5 - 1, self.size))
@@ -99,7 +117,7 @@ class Classification:
     def build(self, stem: StemShape, seed: int) -> tuple[nn.Module, str]:
         torch.manual_seed(seed)
         model, path = build(self.backbone, stem, len(self.data.classes))
-        return model.to(memory_format=torch.channels_last), path
+        return model.to(memory_format=torch.channels_last), path  # pyright: ignore[reportCallIssue]
 
     def train(
         self, model: nn.Module, inputs: ModelInputs, stem: StemShape, seed: int, on_epoch: Callable[[int, float], None]
@@ -115,12 +133,15 @@ class Classification:
             order = torch.randperm(len(inputs), generator=generator)
             for indices in order[: steps * batch_size].split(batch_size):
                 flips = torch.randint(len(inputs.flips), indices.shape, generator=generator)
-                x = self._shifted(inputs.batch(indices, flips), stem.patch, generator)
-                yield x, inputs.labels[indices]
+                tokens = torch.randint(2 * self.shift + 1, (2,), generator=generator) - self.shift
+                down, right = (stem.patch * tokens).tolist()
+                yield inputs.batch(indices, flips, (down, right)), inputs.labels[indices]
 
         def loss(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:
             # Beta(a, a) by two gamma draws; torch's own sampler takes no generator.
-            share = float(np.random.default_rng(int(torch.randint(2**31, (), generator=generator))).beta(self.mixup, self.mixup))
+            share = float(
+                np.random.default_rng(int(torch.randint(2**31, (), generator=generator))).beta(self.mixup, self.mixup)
+            )
             share = max(share, 1 - share)
             other = torch.randperm(len(x), generator=generator)
             logits = model(x.lerp(x[other], 1 - share))
@@ -129,11 +150,6 @@ class Classification:
             return share * first + (1 - share) * second
 
         return fit(model, batches, steps, loss, self.recipe, on_epoch)
-
-    def _shifted(self, x: Tensor, patch: int, generator: torch.Generator) -> Tensor:
-        """Shift a batch by up to `self.shift` tokens along each axis; what comes in is zero, the mean of an input."""
-        down, right = (patch * (torch.randint(2 * self.shift + 1, (2,), generator=generator) - self.shift)).tolist()
-        return F.pad(x, (right, -right, down, -down)).contiguous(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def score(self, model: nn.Module, inputs: ModelInputs) -> Score:

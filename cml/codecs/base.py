@@ -168,7 +168,9 @@ def check_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
     """A signal as float32 in [-1, 1] and its bits a sample (8, 16, 32), or one sentence on what is wrong with it."""
     x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
     if not isinstance(x, Tensor):
-        raise CodecError(f"A signal is a tensor (channels, *spatial), not {type(x).__name__}; cml.read_image makes one.")
+        raise CodecError(
+            f"A signal is a tensor (channels, *spatial), not {type(x).__name__}; cml.read_image makes one."
+        )
     if x.dim() != spec.ndim + 1:
         raise CodecError(
             f"{spec.name} takes signals of {spec.ndim} spatial axes, (C, ...) or a batch (B, C, ...); "
@@ -193,7 +195,8 @@ def check_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
         raise CodecError("The signal holds NaN or infinity; clean it before encoding.")
     if x.abs().max() > 1 + 1e-4:
         raise CodecError(
-            f"Float signals lie in [-1, 1]; this one reaches {x.abs().max():.4g}. Scale it, or pass 8-bit images as uint8."
+            f"Float signals lie in [-1, 1]; this one reaches {x.abs().max():.4g}. Scale it, or pass 8-bit images as "
+            "uint8."
         )
     return x.clamp(-1, 1), 32
 

@@ -46,7 +46,7 @@ class Zstd:
         if len(raw) != size:
             raise BitstreamError(f"The zstd payload holds {len(raw)} bytes of symbols, the header promises {size}.")
         planes = np.frombuffer(raw, np.uint8).reshape(dtype.itemsize, -1)
-        return np.ascontiguousarray(planes.T).view(dtype).reshape(shape)
+        return planes.T.copy().view(dtype).reshape(shape)
 
 
 BACKENDS: dict[str, EntropyCoder] = {"zstd": Zstd(), "rans": Rans()}

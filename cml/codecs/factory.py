@@ -40,7 +40,9 @@ def parse_operating_point(text: str) -> tuple[str, dict[str, Any]]:
     for part in (match["options"] or "").split(",") if match["options"] else []:
         key, equals, value = part.partition("=")
         if not (key and equals and value):
-            raise CodecError(f"Cannot read the option {part!r} in {text!r}: options look like name:key=value,key=value.")
+            raise CodecError(
+                f"Cannot read the option {part!r} in {text!r}: options look like name:key=value,key=value."
+            )
         options[key.strip()] = _literal(value.strip())
     return match["name"], options
 

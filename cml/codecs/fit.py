@@ -59,7 +59,8 @@ def fit_codec(
         count += packets.shape[1]
     if count < 2 * packet_channels:
         raise CodecError(
-            f"The signals give {count} patches, too few for {packet_channels} packet channels; add data or take fewer levels."
+            f"The signals give {count} patches, too few for {packet_channels} packet channels; add data or take fewer "
+            "levels."
         )
     mean = total / count
     variance, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))

@@ -7,21 +7,22 @@ A channel's table is a two-sided geometric distribution with a probability of ze
 indices into the short lists below and travel in the stream, coded the same way. Tables are built in integers.
 """
 
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
-import constriction
 import numpy as np
+from constriction import stream  # pyright: ignore[reportAttributeAccessIssue]
 
 from cml.errors import BitstreamError
 
 # Probability of a zero, and ratio of successive magnitudes, in units of 2^-16, at evenly spaced logits.
 _ZERO = (
-    (508, 785, 1209, 1857, 2836, 4296, 6432, 9465, 13598, 18929, 25329, 32389, 39485, 45979, 51433, 55691)
-    + (58831, 61051, 62572, 63594, 64271, 64715, 65004, 65192, 65314, 65393, 65444, 65476, 65498, 65511, 65520)
+    508, 785, 1209, 1857, 2836, 4296, 6432, 9465, 13598, 18929, 25329, 32389, 39485, 45979, 51433, 55691,
+    58831, 61051, 62572, 63594, 64271, 64715, 65004, 65192, 65314, 65393, 65444, 65476, 65498, 65511, 65520,
 )  # fmt: skip
 _DECAY = (
-    (508, 693, 944, 1284, 1743, 2361, 3187, 4281, 5718, 7576, 9939, 12874, 16421, 20563, 25213, 30209)
-    + (35327, 40323, 44973, 49115, 52662, 55597, 57960, 59818, 61255, 62349, 63175, 63793, 64252, 64592, 64843, 65028)
+    508, 693, 944, 1284, 1743, 2361, 3187, 4281, 5718, 7576, 9939, 12874, 16421, 20563, 25213, 30209,
+    35327, 40323, 44973, 49115, 52662, 55597, 57960, 59818, 61255, 62349, 63175, 63793, 64252, 64592, 64843, 65028,
 )  # fmt: skip
 _EMPTY = len(_ZERO)  # the index that says: every symbol of this channel is zero, nothing is coded
 _LARGEST = 255  # magnitudes that a table holds
@@ -40,8 +41,8 @@ _COST_ZERO, _COST_NONZERO = _bits(_P), _bits((1 - _P) / 2)
 _COST_FIRST, _COST_NEXT = _bits(1 - _R), _bits(_R)
 
 
-@lru_cache(maxsize=None)
-def _table(zero: int, decay: int) -> "constriction.stream.model.Categorical":
+@cache
+def _table(zero: int, decay: int) -> Any:
     """The model of the integers -255 ... 255, as counts that sum to 2^24."""
     weight = (_TOTAL - _TOTAL // 65536 * _ZERO[zero]) // 2 * (65536 - _DECAY[decay]) >> 16
     tail = []
@@ -49,7 +50,7 @@ def _table(zero: int, decay: int) -> "constriction.stream.model.Categorical":
         tail.append(max(weight, 1))
         weight = weight * _DECAY[decay] >> 16
     counts = [*reversed(tail), _TOTAL - 2 * sum(tail), *tail]
-    return constriction.stream.model.Categorical(np.array(counts, dtype=np.float64), perfect=False)
+    return stream.model.Categorical(np.array(counts, dtype=np.float64), perfect=False)
 
 
 def _choose(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,11 +99,11 @@ class Rans:
         high = rows >> shift[:, None]
         zero, decay, _ = _choose(high)
 
-        coder = constriction.stream.stack.AnsCoder()
+        coder = stream.stack.AnsCoder()
         for row, top, bits, z, d in reversed(list(zip(rows, high, shift, zero, decay, strict=True))):
             if bits:
                 low = (row & (1 << bits) - 1).astype(np.int32)
-                coder.encode_reverse(low, constriction.stream.model.Uniform(1 << int(bits)))
+                coder.encode_reverse(low, stream.model.Uniform(1 << int(bits)))
             _push(coder, top, int(z), int(d))
 
         side = np.stack([use.astype(np.int32), shift, zero, decay]).astype(np.int32)
@@ -124,7 +125,7 @@ class Rans:
 
     def _decode(self, payload: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         header = int.from_bytes(payload[:_SIDE_BYTES], "little")
-        coder = constriction.stream.stack.AnsCoder(np.frombuffer(payload[_SIDE_BYTES:], "<u4").astype(np.uint32))
+        coder = stream.stack.AnsCoder(np.frombuffer(payload[_SIDE_BYTES:], "<u4").astype(np.uint32))
         side = []
         for _ in _SIDE:
             row = _pop(coder, shape[0], header >> 5 & 31, header & 31)
@@ -138,7 +139,7 @@ class Rans:
                 raise ValueError("side information out of range")
             plane = _pop(coder, size, z, d)
             if bits:
-                plane = plane << bits | coder.decode(constriction.stream.model.Uniform(1 << bits), size)
+                plane = plane << bits | coder.decode(stream.model.Uniform(1 << bits), size)
             plane = plane.reshape(shape[1:])
             plane = _accumulate(plane) if use else plane
             if plane.min() < limits.min or plane.max() > limits.max:
@@ -147,12 +148,12 @@ class Rans:
         return out
 
 
-def _push(coder: "constriction.stream.stack.AnsCoder", row: np.ndarray, zero: int, decay: int) -> None:
+def _push(coder: Any, row: np.ndarray, zero: int, decay: int) -> None:
     if zero != _EMPTY:
         coder.encode_reverse((row + _LARGEST).astype(np.int32), _table(zero, decay))
 
 
-def _pop(coder: "constriction.stream.stack.AnsCoder", size: int, zero: int, decay: int) -> np.ndarray:
+def _pop(coder: Any, size: int, zero: int, decay: int) -> np.ndarray:
     if zero == _EMPTY:
         return np.zeros(size, np.int64)
     return coder.decode(_table(zero, decay), size).astype(np.int64) - _LARGEST

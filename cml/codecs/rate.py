@@ -7,7 +7,12 @@ from cml.codecs.factory import create_codec, parse_operating_point
 from cml.errors import CodecError
 
 # How each codec's rate is steered: option, values from the lowest rate to the highest.
-_WHOLE = {"jpeg": ("quality", 1, 100), "webp": ("quality", 0, 100), "avif": ("quality", 0, 100), "resize": ("factor", 32, 1)}
+_WHOLE = {
+    "jpeg": ("quality", 1, 100),
+    "webp": ("quality", 0, 100),
+    "avif": ("quality", 0, 100),
+    "resize": ("factor", 32, 1),
+}
 _REAL = {"jpeg2000": ("rate", 2000.0, 1.0)}
 _STEP = ("step", 16.0, 0.01)
 
@@ -43,5 +48,5 @@ def match_rate(name: str, x: Tensor, bpp: float) -> tuple[Codec, bytes]:
             break
     if whole:
         tried += [attempt(low), attempt(high)]
-    error, codec, blob = min(tried, key=lambda item: abs(item[0]))
+    _, codec, blob = min(tried, key=lambda item: abs(item[0]))
     return codec, blob

@@ -21,35 +21,33 @@ _LIFTING = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.4435068
 _GAIN = 1.149604398860241
 
 
-def _next(x: Tensor, dim: int, boundary: str) -> Tensor:
-    """The right neighbour of every sample; past the end the mirror image (symmetric) or the first (periodic)."""
-    edge = x.narrow(dim, x.shape[dim] - 1 if boundary == "symmetric" else 0, 1)
-    return torch.cat((x.narrow(dim, 1, x.shape[dim] - 1), edge), dim)
+def _lift(target: Tensor, source: Tensor, weight: float, dim: int, boundary: str, ahead: bool) -> None:
+    """target[n] += weight * (source[n] + its neighbour), the next one if `ahead`, else the previous one.
 
-
-def _previous(x: Tensor, dim: int, boundary: str) -> Tensor:
-    """The left neighbour of every sample; before the start the mirror image (symmetric) or the last (periodic)."""
-    edge = x.narrow(dim, 0 if boundary == "symmetric" else x.shape[dim] - 1, 1)
-    return torch.cat((edge, x.narrow(dim, 0, x.shape[dim] - 1)), dim)
+    Past the end the neighbour is the mirror image (symmetric) or the sample at the other end (periodic).
+    """
+    n = target.shape[dim]
+    here, there = (0, 1) if ahead else (1, 0)
+    end = n - 1 if ahead else 0
+    beyond = end if boundary == "symmetric" else n - 1 - end
+    target.add_(source, alpha=weight)
+    target.narrow(dim, here, n - 1).add_(source.narrow(dim, there, n - 1), alpha=weight)
+    target.narrow(dim, end, 1).add_(source.narrow(dim, beyond, 1), alpha=weight)
 
 
 def _split(x: Tensor, dim: int, boundary: str) -> tuple[Tensor, Tensor]:
-    even, odd = x.unflatten(dim, (-1, 2)).unbind(dim)
-    a, b, c, d = _LIFTING
-    odd = odd + a * (even + _next(even, dim, boundary))
-    even = even + b * (odd + _previous(odd, dim, boundary))
-    odd = odd + c * (even + _next(even, dim, boundary))
-    even = even + d * (odd + _previous(odd, dim, boundary))
-    return even * _GAIN, odd * (-1 / _GAIN)
+    even, odd = (half.clone() for half in x.unflatten(dim, (-1, 2)).unbind(dim))
+    for number, weight in enumerate(_LIFTING):
+        predict = number % 2 == 0
+        _lift(odd if predict else even, even if predict else odd, weight, dim, boundary, ahead=predict)
+    return even.mul_(_GAIN), odd.mul_(-1 / _GAIN)
 
 
 def _merge(low: Tensor, high: Tensor, dim: int, boundary: str) -> Tensor:
     even, odd = low / _GAIN, high * -_GAIN
-    a, b, c, d = _LIFTING
-    even = even - d * (odd + _previous(odd, dim, boundary))
-    odd = odd - c * (even + _next(even, dim, boundary))
-    even = even - b * (odd + _previous(odd, dim, boundary))
-    odd = odd - a * (even + _next(even, dim, boundary))
+    for number, weight in reversed(list(enumerate(_LIFTING))):
+        predict = number % 2 == 0
+        _lift(odd if predict else even, even if predict else odd, -weight, dim, boundary, ahead=predict)
     return torch.stack((even, odd), dim).flatten(dim - 1, dim)
 
 

@@ -109,7 +109,9 @@ def elpv() -> ImageDataset:
         rows = [line.split() for line in file.read().splitlines() if line.strip()]
     paths = [root / row[0] for row in rows]
     labels = np.array([int(float(row[1]) >= 0.5) for row in rows])
-    test = stratified_split([f"{label}-{row[2]}" for label, row in zip(labels, rows, strict=True)], TEST_SHARE, SPLIT_SEED)
+    test = stratified_split(
+        [f"{label}-{row[2]}" for label, row in zip(labels, rows, strict=True)], TEST_SHARE, SPLIT_SEED
+    )
     version = importlib.metadata.version("elpv-dataset")
     return ImageDataset(
         name="elpv",
@@ -135,7 +137,9 @@ def folder(path: str = "") -> ImageDataset:
         test, test_classes = _class_folders(root / "test")
         if classes != test_classes:
             odd = sorted(set(classes) ^ set(test_classes))
-            raise DataError(f"{root}: train and test must have the same class folders; they differ in {', '.join(odd)}.")
+            raise DataError(
+                f"{root}: train and test must have the same class folders; they differ in {', '.join(odd)}."
+            )
     else:
         samples, classes = _class_folders(root)
         held = stratified_split([str(label) for _, label in samples], TEST_SHARE, SPLIT_SEED)
@@ -166,7 +170,9 @@ def _class_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]
     classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
     if not classes:
         loose = any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in root.iterdir())
-        raise DataError(f"{root} has no class folders" + ("; its pictures must lie in one folder a class." if loose else "."))
+        raise DataError(
+            f"{root} has no class folders" + ("; its pictures must lie in one folder a class." if loose else ".")
+        )
     return [(file, label) for label, name in enumerate(classes) for file in find_images(root / name)], classes
 
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 T = TypeVar("T")
 
@@ -24,6 +25,7 @@ class ModelInputs:
         scale, offset: (c,), input = values * scale + offset.
         labels: int64 (N,).
         flips: names of the V encoded flips, or of those that may be applied to the values.
+        blank: the value that stands for nothing, nearest to an input of zero.
     """
 
     values: Tensor
@@ -31,22 +33,31 @@ class ModelInputs:
     offset: Tensor
     labels: Tensor
     flips: tuple[str, ...] = ("none",)
+    blank: int = 0
 
     def __len__(self) -> int:
         return self.values.shape[1]
 
-    def batch(self, indices: Tensor, flips: Tensor | None = None) -> Tensor:
-        """float32 (B, c, *grid), channels last; `flips` (B,) indexes `self.flips`, None means unflipped."""
-        flips = torch.zeros_like(indices) if flips is None else flips
+    def batch(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> Tensor:
+        """float32 (B, c, *grid), channels last.
+
+        Args:
+            indices: (B,) of samples.
+            flips: (B,) into `self.flips`; None means unflipped.
+            shift: positions down and right by which the batch moves; what comes in is blank.
+        """
         encoded = len(self.values) > 1
-        x = self.values[flips if encoded else torch.zeros_like(flips), indices]
-        shape = (1, -1, *[1] * (x.dim() - 2))
-        x = x.float() * self.scale.view(shape) + self.offset.view(shape)
-        if not encoded:
+        x = self.values[0 if flips is None or not encoded else flips, indices]
+        if flips is not None and not encoded:
             for number, name in enumerate(self.flips):
                 if FLIPS[name] and (chosen := flips == number).any():
                     x[chosen] = x[chosen].flip(FLIPS[name])
-        return x.contiguous(memory_format=torch.channels_last)
+        if any(shift):
+            down, right = shift
+            x = F.pad(x, (right, -right, down, -down), value=self.blank)
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        x = x.to(torch.float32, memory_format=torch.channels_last)
+        return x.mul_(self.scale.view(shape)).add_(self.offset.view(shape))
 
 
 @contextmanager

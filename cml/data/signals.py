@@ -6,13 +6,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from cml.codecs.conventional import to_pillow
 from cml.errors import DataError
 from cml.files import write_atomic
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".jp2", ".j2k", ".ppm", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".jp2", ".j2k", ".ppm", ".pgm"}
+)
 LOSSLESS_SUFFIXES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 
 
@@ -23,18 +26,22 @@ def open_picture(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             # Pillow warns of truncated metadata and of very large pictures; neither spoils the samples.
             warnings.simplefilter("ignore")
-            picture = Image.open(path)
-            if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-                raise DataError(f"{path} holds {getattr(picture, 'n_frames')} frames; split it into single pictures.")
-            deep = ";16" in str([tile.args for tile in picture.tile]) and picture.mode in ("RGB", "RGBA", "RGBX", "LA")
-            if deep:
-                raise DataError(f"{path} has 16-bit colour, which Pillow reads as 8; convert it to 8 bits, or to 16-bit grey.")
-            picture.load()
-            return ImageOps.exif_transpose(picture)
+            with Image.open(path) as picture:
+                return _upright(picture, path)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise DataError(f"Cannot read {path} as a picture: {error}.") from error
+
+
+def _upright(picture: ImageFile, path: Path) -> Image.Image:
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":
+        raise DataError(f"{path} holds {frames} frames; split it into single pictures.")
+    if ";16" in str([tile.args for tile in picture.tile]) and picture.mode in ("RGB", "RGBA", "RGBX", "LA"):
+        raise DataError(f"{path} has 16-bit colour, which Pillow reads as 8; convert it to 8 bits or 16-bit grey.")
+    picture.load()
+    return ImageOps.exif_transpose(picture)
 
 
 def read_image(path: str | Path, channels: int | None = None) -> Tensor:
@@ -65,7 +72,9 @@ def read_image(path: str | Path, channels: int | None = None) -> Tensor:
     if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         samples = np.asarray(picture)
         if samples.min() < 0 or samples.max() > 65535:
-            raise DataError(f"{path} has samples past 16 bits ({samples.min()} to {samples.max()}); scale it to 16 bits.")
+            raise DataError(
+                f"{path} has samples past 16 bits ({samples.min()} to {samples.max()}); scale it to 16 bits."
+            )
         if channels == 3:
             raise DataError(f"{path} is 16-bit grey; it cannot be read as 8-bit RGB without loss, convert it first.")
         return torch.from_numpy(samples.astype(np.uint16))[None]
@@ -88,7 +97,7 @@ def _cmyk_to_rgb(picture: Image.Image) -> Image.Image:
             converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
             if converted is not None:
                 return converted
-        except ImageCms.PyCMSError:
+        except (ImageCms.PyCMSError, OSError):
             pass  # a broken profile leaves the plain formula
     return picture.convert("RGB")
 
@@ -106,7 +115,9 @@ def write_image(path: str | Path, x: Tensor, bit_depth: int = 8) -> None:
     path = Path(path)
     format = LOSSLESS_SUFFIXES.get(path.suffix.lower())
     if format is None:
-        raise DataError(f"Decoded pictures are written without loss: name the output *.png, *.tif or *.bmp, not {path.name}.")
+        raise DataError(
+            f"Decoded pictures are written without loss: name the output *.png, *.tif or *.bmp, not {path.name}."
+        )
     if bit_depth == 16 and len(x) == 1 and format != "BMP":
         picture = Image.fromarray(((x[0] + 1) * 32767.5).round().clamp(0, 65535).numpy().astype(np.uint16))
     elif bit_depth == 16:

@@ -26,7 +26,9 @@ def stem_shape(channels: int, cell: int, size: tuple[int, int], patch: int) -> S
         )
     grid = grid_shape(size, cell)
     if min(grid) < patch // cell:
-        raise CmlError(f"A patch of {patch} samples is larger than a signal of {size[0]}x{size[1]}; take a smaller one.")
+        raise CmlError(
+            f"A patch of {patch} samples is larger than a signal of {size[0]}x{size[1]}; take a smaller one."
+        )
     return StemShape(channels, (grid[0], grid[1]), patch // cell)
 
 

@@ -5,16 +5,15 @@ inputs into tokens.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cml.errors import CmlError
-from cml.registry import Registry
+from cml.registry import Registry, unknown
 
-BACKBONES = Registry(
-    "backbone", {"cml": "cml.models.backbones:build_cml", "timm": "cml.models.backbones:build_timm"}
-)
+BACKBONES = Registry("backbone", {"cml": "cml.models.backbones:build_cml", "timm": "cml.models.backbones:build_timm"})
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,13 @@ class InvertedResidual(nn.Module):
 class SmallNet(nn.Module):
     """The default backbone.
 
-        input (c, *grid) --patch convolution--> tokens (48, *) --inverted residual--> --halve--> (96, *)
-          --two inverted residuals--> mean over positions --> classes
+    input (c, *grid) --patch convolution--> tokens (48, *) --inverted residual--> --halve--> (96, *)
+      --two inverted residuals--> mean over positions --> classes
     """
 
-    def __init__(self, stem: StemShape, num_classes: int, widths: tuple[int, int] = (48, 96), depths: tuple[int, int] = (1, 2)):
+    def __init__(
+        self, stem: StemShape, num_classes: int, widths: tuple[int, int] = (48, 96), depths: tuple[int, int] = (1, 2)
+    ):
         super().__init__()
         first, second = widths
         self.stem = nn.Conv2d(stem.channels, first, stem.patch, stem.patch, bias=False)
@@ -94,48 +95,92 @@ def build_cml(name: str, stem: StemShape, num_classes: int) -> tuple[nn.Module, 
     return SmallNet(stem, num_classes), "stem"
 
 
+# What the many model classes of timm raise when a size does not suit them.
+_CANNOT = (
+    TypeError,
+    RuntimeError,
+    ValueError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    StopIteration,
+)
+
+
 def build_timm(name: str, stem: StemShape, num_classes: int) -> tuple[nn.Module, str]:
-    """Any timm model whose first layer can be edited: vision transformers through their arguments, convolutional nets
-    by replacing their first convolution with the patch convolution and dropping a pooling that follows it."""
+    """A timm model with its stem edited to read the grid: whichever of the ways below first passes a blank input.
+
+    - models of timm's `PatchEmbed` (vision transformers, Swin, mixers): its size and patch arguments;
+    - others: the first convolution replaced by the patch convolution, a pooling right behind it dropped; once as the
+      model is, once with its input size set to what would give the same tokens (MaxViT, CoAtNet, LeViT).
+    """
     import timm
-    from timm.layers import PatchEmbed
 
     if not timm.is_model(name):
-        from cml.registry import unknown
-
         raise CmlError(unknown("timm model", name, timm.list_models()))
-    try:
-        model = timm.create_model(name, num_classes=num_classes, in_chans=stem.channels)
-        if isinstance(getattr(model, "patch_embed", None), PatchEmbed):
-            model = timm.create_model(
-                name, num_classes=num_classes, in_chans=stem.channels, img_size=stem.grid, patch_size=stem.patch
-            )
-            path = "patch_embed.proj"
-        else:
-            path = _replace_first_convolution(model, stem)
-        # The proof that the edited model works on this grid: one pass of one blank input.
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, stem.channels, *stem.grid))
-    except (TypeError, RuntimeError, ValueError, AssertionError, AttributeError, KeyError) as error:
-        raise CmlError(
-            f"timm:{name} cannot read a {stem.channels}-channel grid of {stem.grid[0]}x{stem.grid[1]} at patch "
-            f"{stem.patch} ({str(error).splitlines()[0] if str(error) else type(error).__name__}); vision transformers, "
-            "ResNets, ConvNeXts and EfficientNets do, on a grid large enough for their stages."
-        ) from error
-    return model.train(), path
+    reason = ""
+    for edit in (_patch_embedding, _first_convolution, _first_convolution_sized):
+        try:
+            model, path = edit(name, stem, {"num_classes": num_classes, "in_chans": stem.channels})
+            with torch.no_grad():
+                model.eval()(torch.zeros(1, stem.channels, *stem.grid))
+            return model.train(), path
+        except (
+            TypeError,
+            RuntimeError,
+            ValueError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            StopIteration,
+        ) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+    raise CmlError(
+        f"timm:{name} cannot read a {stem.channels}-channel grid of {stem.grid[0]}x{stem.grid[1]} at patch "
+        f"{stem.patch} ({reason}); vision transformers, ResNets, ConvNeXts and EfficientNets do, on a grid large "
+        "enough for their stages."
+    )
 
 
-def _replace_first_convolution(model: nn.Module, stem: StemShape) -> str:
-    first = getattr(model, "pretrained_cfg", {}).get("first_conv")
-    path = first[0] if isinstance(first, (list, tuple)) else first
-    if not path:
-        raise ValueError("it names no first convolution")
-    old = model.get_submodule(path)
-    if not isinstance(old, nn.Conv2d):
-        raise TypeError(f"its first layer is a {type(old).__name__}")
+def _patch_embedding(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str]:
+    import timm
+    from timm.layers.patch_embed import PatchEmbed
+
+    model = timm.create_model(name, img_size=stem.grid, patch_size=stem.patch, **options)
+    path = next(path for path, module in model.named_modules() if isinstance(module, PatchEmbed))
+    return model, f"{path}.proj"
+
+
+def _first_convolution(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str]:
+    import timm
+
+    model = timm.create_model(name, **options)
+    path, old = _find_first_convolution(model)
     new = nn.Conv2d(stem.channels, old.out_channels, stem.patch, stem.patch, bias=old.bias is not None)
     parent, _, leaf = path.rpartition(".")
     setattr(model.get_submodule(parent), leaf, new)
     if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
         model.maxpool = nn.Identity()
-    return path
+    return model, path
+
+
+def _first_convolution_sized(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str]:
+    import timm
+
+    stride = _find_first_convolution(timm.create_model(name, **options))[1].stride[0]
+    size = tuple(stride * (n // stem.patch) for n in stem.grid)
+    return _first_convolution(name, stem, options | {"img_size": size})
+
+
+def _find_first_convolution(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """By the name that timm gives it; some families name none, and then it is the first there is."""
+    named = getattr(model, "pretrained_cfg", {}).get("first_conv")
+    path = named[0] if isinstance(named, (list, tuple)) else named
+    if not path:
+        path = next(path for path, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    found = model.get_submodule(path)
+    if not isinstance(found, nn.Conv2d):
+        raise TypeError(f"its first layer is a {type(found).__name__}")
+    return path, found

@@ -1,0 +1,147 @@
+"""The command line as a person uses it: in a process of its own."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import photo
+from PIL import Image
+from typer.testing import CliRunner
+
+import cml
+from cml import cli
+
+
+def run(*arguments, expect=0):
+    """In this process, through the same entry as the console script."""
+    import contextlib
+    import io
+
+    argv, out, err = sys.argv, io.StringIO(), io.StringIO()
+    consoles = cli.console.file, cli.errors.file
+    sys.argv = ["cml", *map(str, arguments)]
+    cli.console.file, cli.errors.file = out, err
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as caught:
+            cli.main()
+            sys.exit(0)
+    finally:
+        sys.argv = argv
+        cli.console.file, cli.errors.file = consoles
+    code = caught.value.code or 0
+    assert code == expect, (code, out.getvalue(), err.getvalue())
+    return " ".join((out.getvalue() + err.getvalue()).split())
+
+
+@pytest.mark.parametrize("command", ["", "compare", "encode", "decode", "info", "fit", "list"])
+def test_help(command):
+    result = CliRunner().invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0 and "Usage" in result.output
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 300), (64, 64), (101, 67)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_encode_info_decode(tmp_path, size, mode):
+    x = photo(size, 1 if mode == "L" else 3)
+    cml.write_image(tmp_path / "photo.png", x.float() / 127.5 - 1)
+    assert "bpp" in run("encode", tmp_path / "photo.png", "-o", tmp_path / "photo.cml")
+    text = run("info", tmp_path / "photo.cml")
+    assert ("gray_f8c16" if mode == "L" else "rgb_f8c48") in text and "rans" in text and str(size[0]) in text
+    run("decode", tmp_path / "photo.cml", "-o", tmp_path / "back.png")
+    assert cml.read_image(tmp_path / "back.png").shape == x.shape
+
+
+def test_16_bits_come_back_as_16_bits(tmp_path):
+    deep = np.linspace(2000, 60000, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    run("encode", tmp_path / "deep.png", "-o", tmp_path / "deep.cml", "-c", "gray_f8c16:step=0.01")
+    run("decode", tmp_path / "deep.cml", "-o", tmp_path / "back.png")
+    back = cml.read_image(tmp_path / "back.png")
+    assert back.dtype == torch.uint16
+    assert np.abs(back[0].numpy().astype(float) - deep).mean() < 300
+
+
+def test_conventional_codecs_write_their_own_files(tmp_path):
+    cml.write_image(tmp_path / "a.png", photo((20, 30)).float() / 127.5 - 1)
+    for codec, name in (("jpeg:quality=40", "a.jpg"), ("webp", "a.webp"), ("avif", "a.avif"), ("jpeg2000", "a.j2k")):
+        run("encode", tmp_path / "a.png", "-o", tmp_path / name, "-c", codec)
+        with Image.open(tmp_path / name) as picture:
+            assert picture.size == (30, 20)
+        assert "(3, 20, 30)" in run("info", tmp_path / name)
+        run("decode", tmp_path / name, "-o", tmp_path / "back.png")
+
+
+def test_folders(tmp_path):
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    cml.write_image(tmp_path / "in" / "a.png", photo((20, 30)).float() / 127.5 - 1)
+    cml.write_image(tmp_path / "in" / "deep" / "b.png", photo((9, 9), 1).float() / 127.5 - 1)
+    assert "2 of 2" in run("encode", tmp_path / "in", "-o", tmp_path / "out")
+    assert "2 of 2" in run("decode", tmp_path / "out", "-o", tmp_path / "back")
+    assert cml.read_image(tmp_path / "back" / "deep" / "b.png").shape == (1, 9, 9)
+    (tmp_path / "in" / "bad.png").write_text("no picture")
+    text = run("encode", tmp_path / "in", "-o", tmp_path / "out", expect=2)
+    assert "2 of 3" in text and "bad.png" in text
+    cml.write_image(tmp_path / "in" / "a.bmp", photo((20, 30)).float() / 127.5 - 1)
+    assert "would become" in run("encode", tmp_path / "in", "-o", tmp_path / "out", expect=2)
+
+
+def test_fit_and_use_by_path(tmp_path):
+    for number in range(6):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        cml.write_image(tmp_path / "photos" / f"{number}.png", photo((80, 96), 3, number).float() / 127.5 - 1)
+    mine = tmp_path / "mine"
+    assert "fingerprint" in run("fit", tmp_path / "photos", "--channels", 8, "--levels", 2, "-o", mine)
+    photo_file = tmp_path / "photos" / "0.png"
+    run("encode", photo_file, "-o", tmp_path / "0.cml", "-c", f"{mine}:step=0.2")
+    assert "8" in run("info", mine)
+    # A codec made on another machine is not known here by its fingerprint: its folder must be named.
+    other = [sys.executable, "-m", "cml", "decode", str(tmp_path / "0.cml"), "-o", str(tmp_path / "back.png")]
+    refused = subprocess.run(other, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and "not bundled" in refused.stderr and "Traceback" not in refused.stderr
+    subprocess.run([*other, "--codec", str(mine)], check=True, capture_output=True)
+    assert cml.read_image(tmp_path / "back.png").shape == (3, 80, 96)
+
+
+def test_list():
+    text = run("list")
+    for name in ("rgb_f8c48", "jpeg2000", "elpv", "classification", "bigpatch", "timm"):
+        assert name in text
+    assert "jpeg" not in run("list", "rgb_*").split("data sets")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["encode", "none.png", "-o", "x.cml"], "no file none.png"),
+        (["decode", "none.cml", "-o", "x.png"], "Cannot read none.cml"),
+        (["info", "nothing"], "Unknown codec 'nothing'"),
+        (["info", "jpgg"], "did you mean jpeg"),
+        (["compare", "--data", "folder:nowhere"], "none at 'nowhere'"),
+        (["compare", "--task", "classify"], "did you mean classification"),
+        (["compare", "--codecs", "gray_f8c4:step=x"], "positive number"),
+        (["fit", "nowhere", "-o", "x"], "no folder nowhere"),
+        (["nonsense"], "No such command"),
+        (["encode"], "Missing argument"),
+    ],
+)
+def test_errors_are_one_sentence_and_exit_code_2(arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = run(*arguments, expect=2)
+    assert sentence in text and "Traceback" not in text
+
+
+def test_compare_prints_the_table(picture_folder, tmp_path):
+    arguments = [
+        "--data",
+        f"folder:{picture_folder}",
+        "--size",
+        32,
+        "--epochs",
+        1,
+        "--codecs",
+        "gray_f8c16 jpeg:quality=20",
+    ]
+    text = run("compare", *arguments, "--out", tmp_path / "r")
+    assert "pixels" in text and "latent" in text and "report.md" in text
