@@ -24,21 +24,21 @@ from cml.codecs.factory import create_codec
 from cml.errors import CmlError
 from cml.files import write_atomic
 
-_USUAL = "jpeg:quality=10 jpeg:quality=50 webp:quality=10 webp:quality=50 avif:quality=20 avif:quality=50"
+_USUAL = "jpeg:quality=5 jpeg:quality=30 webp:quality=1 webp:quality=50 avif:quality=5 avif:quality=40"
 _SIZES = "resize:factor=2 resize:factor=4"
 DEFAULT_CODECS = {
-    1: f"{_SIZES} gray_f8c16:step=0.125 gray_f8c16:step=0.5 gray_f8c4:step=0.125 gray_f8c4:step=0.5 "
-    f"{_USUAL} jpeg2000:rate=16 jpeg2000:rate=48",
-    3: f"{_SIZES} rgb_f8c48:step=0.32 rgb_f8c48:step=0.64 rgb_f8c12:step=0.32 rgb_f8c12:step=0.64 "
-    f"{_USUAL} jpeg2000:rate=24 jpeg2000:rate=80",
+    1: f"{_SIZES} gray_f8c16:step=0.25 gray_f8c16:step=1 gray_f8c4:step=0.25 gray_f8c4:step=1 "
+    f"{_USUAL} jpeg2000:rate=48 jpeg2000:rate=160",
+    3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 rgb_f8c12:step=0.5 rgb_f8c12:step=1.5 "
+    f"{_USUAL} jpeg2000:rate=60 jpeg2000:rate=200",
 }
 """By the channels of the data; each lossy codec at two operating points."""
 
 # The smallest comparison that still shows every view.
 QUICK_SIZE, QUICK_EPOCHS = 128, 5
 QUICK_CODECS = {
-    1: f"{_SIZES} gray_f8c16:step=0.125 gray_f8c16:step=0.5 jpeg:quality=10 jpeg:quality=50",
-    3: f"{_SIZES} rgb_f8c48:step=0.32 rgb_f8c48:step=0.64 jpeg:quality=10 jpeg:quality=50",
+    1: f"{_SIZES} gray_f8c16:step=0.25 gray_f8c16:step=1 jpeg:quality=5 jpeg:quality=30",
+    3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 jpeg:quality=5 jpeg:quality=30",
 }
 _TIMED_SIGNALS = 16
 
