@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
 from cml.eval.progress import Progress
 from cml.eval.protocols import VIEWS, Prepared, prepare, prepared_items, view_stem, views_of
 from cml.eval.results import Result, Run, cell_key
-from cml.tasks.base import TASKS, Score, Task
+from cml.tasks.base import TASKS, Task
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
@@ -41,6 +42,10 @@ QUICK_CODECS = {
     3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 jpeg:quality=5 jpeg:quality=30",
 }
 _TIMED_SIGNALS = 16
+# Libraries that a score depends on; a codec names its own in its settings.
+_LIBRARIES = ("torch", "timm", "pillow", "numpy", "scikit-learn")
+# Views of original pixels, whose models `reconstruction` uses again.
+_REUSED = ("pixels", "bigpatch")
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,7 @@ def compare(
     keys = [context_key(the_task, condition, seed, patch) for condition in conditions for seed in range(seeds)]
     done = run.results()
     results = [done[key] for key in keys if key in done]
-    table = report.summarize(results)
+    table = report.summarize(results, run)
     table.attrs["folder"] = str(run.folder)
     report.write(run, table, results, the_task, [c.codec for c in conditions], request, fresh=new > 0)
     return table
@@ -131,8 +136,11 @@ def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: 
         Condition(view, codec)
         for view in VIEWS
         for codec in codecs.values()
-        if view in views_of(codec) and (view in wanted or (view == "pixels" and "reconstruction" in wanted))
+        if view in views_of(codec) and (view in wanted or (view in _REUSED and "reconstruction" in wanted))
     ]
+    for view in views or ():
+        if not any(condition.view == view for condition in conditions):
+            raise CmlError(f"None of the codecs {', '.join(points)} has the view {view}; add one that has (cml list).")
     for stem in {view_stem(condition.view, condition.codec, task, patch) for condition in conditions}:
         task.build(stem, seed=0)
     return conditions
@@ -149,7 +157,7 @@ def context_of(task: Task, condition: Condition, seed: int, patch: int) -> dict[
         "codec_settings": dict(spec.settings),
         "patch": patch,
         "seed": seed,
-        "versions": {"cml": cml.__version__, "torch": torch.__version__},
+        "versions": {"cml": cml.__version__, **{name: version(name) for name in _LIBRARIES}},
     }
 
 
@@ -164,7 +172,7 @@ def execute(task: Task, conditions: Sequence[Condition], seeds: range, patch: in
 
     def finished(condition: Condition, seed: int) -> bool:
         key = context_key(task, condition, seed, patch)
-        needs_model = condition.view == "pixels" and not run.model_path(key).exists()
+        needs_model = condition.view in _REUSED and not run.model_path(key).exists()
         return key in done and done[key].status == "ok" and not needs_model
 
     missing = {c: [s for s in seeds if not finished(c, s)] for c in conditions}
@@ -232,26 +240,38 @@ def _run_cell(
     model, stem_path = task.build(prepared.stem, seed)
     cost = model_cost(model, stem_path, prepared.stem)
     if prepared.train is None:
-        ceiling = _ceiling(task, seed, patch, run)
-        model.load_state_dict(load_file(run.model_path(ceiling.key)))
-        train_ips = ceiling.train_ips
+        trained = _trained("bigpatch", task, seed, patch, run)
+        model.load_state_dict(load_file(run.model_path(trained.key)))
+        train_ips = trained.train_ips
     else:
-        train_ips = task.train(model, prepared.train, prepared.stem, seed, lambda epoch, loss: advance()).rate
+        train_ips = task.train(model, prepared.train, prepared.shift, seed, lambda epoch, loss: advance()).rate
     score = task.score(model, prepared.test)
-    if condition.view == "pixels":
+    metrics = dict(score.metrics)
+    if condition.view == "reconstruction":
+        metrics["by_pixels_model"] = _score_by_ceiling(task, prepared, seed, patch, run)
+    if condition.view in _REUSED:
         write_atomic(run.model_path(key), serialize({k: v.contiguous() for k, v in model.state_dict().items()}))
     run.save_items(key, {**score.items, "bits": prepared.bits, **prepared.quality})
-    return _result(task, condition, context, key, prepared, cost, speed, score, train_ips)
+    return _result(task, condition, context, key, prepared, cost, speed, metrics, train_ips)
 
 
-def _ceiling(task: Task, seed: int, patch: int, run: Run) -> Result:
-    pixels = Condition("pixels", create_codec("identity"))
-    result = run.results().get(context_key(task, pixels, seed, patch))
+def _trained(view: str, task: Task, seed: int, patch: int, run: Run) -> Result:
+    """The result of a view of the original pixels, whose model is kept."""
+    condition = Condition(view, create_codec("identity"))
+    result = run.results().get(context_key(task, condition, seed, patch))
     if result is None or result.status != "ok":
         raise CmlError(
-            f"The model of the view pixels, seed {seed}, is missing: its cell failed, so this one cannot run."
+            f"The model of the view {view}, seed {seed}, is missing: its cell failed, so this one cannot run."
         )
     return result
+
+
+def _score_by_ceiling(task: Task, prepared: Prepared, seed: int, patch: int, run: Run) -> float:
+    """The main score of the model of `pixels` on the same inputs."""
+    stem = view_stem("pixels", create_codec("identity"), task, patch)
+    model, _ = task.build(stem, seed)
+    model.load_state_dict(load_file(run.model_path(_trained("pixels", task, seed, patch, run).key)))
+    return task.score(model, prepared.test).metrics[task.main_score]
 
 
 def _result(
@@ -262,7 +282,7 @@ def _result(
     prepared: Prepared,
     cost: ModelCost,
     speed: CodecSpeed,
-    score: Score,
+    metrics: Mapping[str, float],
     train_ips: float,
 ) -> Result:
     pixels = task.size[0] * task.size[1]
@@ -274,9 +294,8 @@ def _result(
         codec=condition.codec.spec.name,
         seed=context["seed"],
         status="ok",
-        metrics=dict(score.metrics),
+        metrics=metrics,
         bpp=float(np.mean(prepared.bits / pixels)),
-        bpp_pooled=float(prepared.bits.sum() / (pixels * len(prepared.bits))),
         dimensions=prepared.dimensions,
         tokens=cost.tokens,
         stem_macs=cost.stem_macs,

@@ -1,10 +1,11 @@
 """Views: what the downstream model sees of a codec. Named in every result, never implied.
 
-pixels          full resolution, the backbone's finer patch: the ceiling, at more tokens
+pixels          full resolution, a patch half as large: the ceiling, at four times the tokens
 bigpatch        full resolution, the patch that the latents have: the control at equal tokens
 resize          a true antialiased downsample of the whole picture, at equal tokens
 latent          rounded symbols, exactly what a bitstream holds, normalized; no decoder runs
-reconstruction  decode, then the model trained on original pixels (that of `pixels`)
+reconstruction  decode, then a model trained on original pixels: that of `bigpatch`, at equal tokens; how the model of
+                `pixels` does on the same pictures is kept beside it
 """
 
 from collections.abc import Callable
@@ -43,6 +44,7 @@ class Prepared:
 
     Attributes:
         stem: what the model's stem reads.
+        shift: positions of the input behind `patch` pixels: how far training samples move, the same in every view.
         train: None for `reconstruction`, which trains nothing.
         test: the test split.
         bits: (N_test,) 8 x the bytes of the whole container of each test item.
@@ -51,6 +53,7 @@ class Prepared:
     """
 
     stem: StemShape
+    shift: int
     train: ModelInputs | None
     test: ModelInputs
     bits: np.ndarray
@@ -59,12 +62,17 @@ class Prepared:
 
 
 def view_stem(view: str, codec: Codec, task: Task, patch: int) -> StemShape:
-    """The stem of a view: one token for `patch` pixels, half that for `pixels` and so for `reconstruction`."""
-    if view in ("pixels", "reconstruction"):
+    """The stem of a view: one token for `patch` pixels, for half as many in `pixels`."""
+    if any(n % patch for n in task.size):
+        raise CmlError(
+            f"Pictures of {task.size[0]}x{task.size[1]} are not a whole number of patches of {patch}, so the views "
+            f"would differ in tokens; take a size of {max(1, round(task.size[0] / patch)) * patch}."
+        )
+    if view == "pixels":
         if patch % _FINER:
             raise CmlError(f"The patch must be even, since the view pixels halves it; {patch} is not.")
         return stem_shape(task.channels, 1, task.size, patch // _FINER)
-    if view == "bigpatch":
+    if view in ("bigpatch", "reconstruction"):
         return stem_shape(task.channels, 1, task.size, patch)
     if view == "resize" and isinstance(codec, Resize):
         if codec.factor != int(codec.factor) or any(n % codec.factor for n in task.size):
@@ -106,6 +114,7 @@ def prepare(view: str, codec: Codec, task: Task, patch: int, on_item: Callable[[
     train = _pixel_inputs(map_items(train_item, task.count("train"), on_item), task, "train") if trains else None
     return Prepared(
         stem=stem,
+        shift=patch * stem.grid[0] // task.size[0],
         train=train,
         test=test,
         bits=np.array([item[1] for item in items]),
@@ -145,6 +154,7 @@ def _prepare_latent(codec: WaveletCodec, task: Task, stem: StemShape, on_item: C
     test = stack([item[0] for item in items])[None]
     return Prepared(
         stem=stem,
+        shift=stem.patch,
         train=ModelInputs(train, scale, offset, task.labels("train"), flips),
         test=ModelInputs(test, scale, offset, task.labels("test")),
         bits=np.array([item[1] for item in items]),

@@ -33,8 +33,6 @@ class Result:
     """Scores on the test split."""
     bpp: float = 0.0
     """Mean over test items of 8 x the bytes of the whole container / pixels."""
-    bpp_pooled: float = 0.0
-    """All bits / all pixels of the test split."""
     dimensions: int = 0
     """Values a sample that the model read."""
     tokens: int = 0
@@ -70,7 +68,7 @@ class Run:
 
     results.jsonl   one line a cell, appended and flushed when it is finished
     items/KEY.npz   per-item outcomes, for paired comparisons
-    models/KEY.safetensors   the models that `reconstruction` needs
+    models/KEY.safetensors   the models of `pixels` and `bigpatch`, which `reconstruction` uses
     """
 
     def __init__(self, folder: str | Path):
@@ -120,6 +118,11 @@ class Run:
         buffer = io.BytesIO()
         np.savez_compressed(buffer, allow_pickle=False, **items)
         write_atomic(self.folder / "items" / f"{key}.npz", buffer.getvalue())
+
+    def items(self, key: str) -> dict[str, np.ndarray]:
+        """The outcome of each test item of a cell."""
+        with np.load(self.folder / "items" / f"{key}.npz") as file:
+            return dict(file)
 
     def model_path(self, key: str) -> Path:
         """Where the trained model of a cell is kept."""

@@ -35,7 +35,6 @@ class Task(Protocol):
     version: int
     """Raised whenever a change could change a number; results of different versions are never mixed."""
     main_score: str
-    metrics: tuple[str, ...]
     size: tuple[int, int]
     """(height, width) to which whole pictures are resized before the codec."""
     channels: int
@@ -75,9 +74,9 @@ class Task(Protocol):
         ...
 
     def train(
-        self, model: nn.Module, inputs: ModelInputs, stem: StemShape, seed: int, on_epoch: Callable[[int, float], None]
+        self, model: nn.Module, inputs: ModelInputs, shift: int, seed: int, on_epoch: Callable[[int, float], None]
     ) -> TrainingTime:
-        """Train in place."""
+        """Train in place; samples move by -shift, 0 or shift positions along each axis."""
         ...
 
     def score(self, model: nn.Module, inputs: ModelInputs) -> Score:

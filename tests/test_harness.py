@@ -37,8 +37,8 @@ def test_every_view_is_in_the_table(finished):
     out, table = finished
     assert list(table["view"]) == ["pixels", "bigpatch", "resize", "latent", "latent", *["reconstruction"] * 4]
     assert (table["seeds"] == 2).all() and table["accuracy_sd"].notna().all()
-    assert table["tokens"].tolist() == [16, 4, 4, 4, 4, 16, 16, 16, 16]
-    bodies = table.loc[table["view"].isin(["bigpatch", "resize", "latent"]), "backbone_macs"]
+    assert table["tokens"].tolist() == [16, *[4] * 8]
+    bodies = table.loc[table["view"].isin(["bigpatch", "resize", "latent", "reconstruction"]), "backbone_macs"]
     assert bodies.nunique() == 1
     assert table["dimensions"].tolist() == [1024, 1024, 256, 256, 64, *[1024] * 4]
     identity = cml.create_codec("identity").compress(torch.zeros(1, 32, 32, dtype=torch.uint8))
@@ -126,7 +126,7 @@ def test_killed_half_way_it_ends_with_the_same_table(finished, picture_folder, t
 
 def test_every_part_of_the_key_matters(picture_folder):
     task = cml.eval.harness.TASKS.get("classification")(f"folder:{picture_folder}", size=32)
-    (condition,) = harness.plan(task, ["jpeg"], ["reconstruction"], 16)[1:]
+    *_, condition = harness.plan(task, ["jpeg"], ["reconstruction"], 16)
     context = harness.context_of(task, condition, 0, 16)
     keys = {cell_key(context)}
     for name, value in context.items():
@@ -147,7 +147,9 @@ def test_every_part_of_the_key_matters(picture_folder):
         ({"epochs": 0}, "1 epoch"),
         ({"size": 4}, "8 pixels"),
         ({"patch": 12}, "patch"),
-        ({"patch": 15}, "even"),
+        ({"patch": 15}, "take a size of 30"),
+        ({"size": 30, "patch": 15}, "even"),
+        ({"views": ["resize"], "codecs": ["jpeg"]}, "has the view resize"),
         ({"codecs": ["resize:factor=3"]}, "divide"),
         ({"backbone": "small"}, "family:name"),
     ],

@@ -66,12 +66,13 @@ class PillowCodec(Codec):
 
     def __init__(self, point: str, **options: Any):
         self._options = options
+        effective = {mode: self._save_options(Image.new(mode, (512, 512))) for mode in ("L", "RGB")}
         self._spec = CodecSpec(
             name=point,
             ndim=2,
             channels=(1, 3),
             codec_id=fingerprint({"codec": self.format, "version": 1}),
-            settings={"format": self.format, **options, **pillow_version(self.library)},
+            settings={"format": self.format, **effective, **pillow_version(self.library)},
         )
 
     @property
@@ -79,6 +80,7 @@ class PillowCodec(Codec):
         return self._spec
 
     def _save_options(self, picture: Image.Image) -> dict[str, Any]:
+        """Everything given to the library for this picture; `spec.settings` shows it for one of 512x512."""
         return dict(self._options)
 
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
@@ -189,8 +191,9 @@ class Avif(PillowCodec):
         if not features.check("avif"):
             raise CodecError("This Pillow was built without AVIF; install the wheel: pip install -U 'pillow>=11.3'.")
         super().__init__(
-            f"avif:quality={quality}" + ("" if speed == 6 else f",speed={speed}"), quality=quality, speed=speed
-        )
+            f"avif:quality={quality}" + ("" if speed == 6 else f",speed={speed}"),
+            quality=quality, speed=speed, max_threads=1,
+        )  # fmt: skip
 
     def _save_options(self, picture: Image.Image) -> dict[str, Any]:
         return self._options | {"subsampling": "4:0:0" if picture.mode == "L" else "4:2:0"}

@@ -1,6 +1,7 @@
 """Entropy back-ends: integer symbols to bytes and back, losslessly, through integers only.
 
-No float reaches a back-end, so the bytes are a function of the symbols alone and decode to them on any machine.
+No float that a signal or a network made reaches a back-end: the bytes are a function of the symbols and of constant
+tables alone, and decode to them on any machine.
 """
 
 import math

@@ -102,7 +102,7 @@ class WaveletCodec(nn.Module, Codec):
 
     @property
     def codec_id(self) -> str:
-        """Fingerprint of architecture and weights; step and back-end travel in the container."""
+        """Fingerprint of architecture, weights and statistics; step and back-end travel in the container."""
         state = tuple((p.data_ptr(), p._version) for p in self.parameters())
         if self._fingerprint[0] != state:
             self._fingerprint = (state, self._compute_fingerprint())
@@ -110,9 +110,7 @@ class WaveletCodec(nn.Module, Codec):
 
     def _compute_fingerprint(self) -> str:
         architecture = {
-            key: value
-            for key, value in asdict(self.config).items()
-            if key not in ("step", "entropy", "provenance", "latent_mean", "latent_std")
+            key: value for key, value in asdict(self.config).items() if key not in ("step", "entropy", "provenance")
         }
         weights = [tensor.detach().cpu().numpy().tobytes() for _, tensor in sorted(self.state_dict().items())]
         return fingerprint(architecture, *weights)

@@ -4,7 +4,9 @@
       --> high part and low bits (only past +-255) --> table of (zero, decay) --> one ANS stream
 
 A channel's table is a two-sided geometric distribution with a probability of zero of its own; its two numbers are
-indices into the short lists below and travel in the stream, coded the same way. Tables are built in integers.
+indices into the short lists below and travel in the stream, coded the same way. Tables are built in integers;
+constriction takes them as floats that are whole numbers and scales them with single IEEE operations, which give the
+same on every machine. The golden bitstreams in the tests hold its releases to that.
 """
 
 from functools import cache
@@ -26,7 +28,7 @@ _DECAY = (
 )  # fmt: skip
 _EMPTY = len(_ZERO)  # the index that says: every symbol of this channel is zero, nothing is coded
 _LARGEST = 255  # magnitudes that a table holds
-_TOTAL = 1 << 24  # constriction's own precision: integer counts of this sum are represented exactly
+_TOTAL = 1 << 24  # constriction's own precision
 _SIDE = ("difference", "shift", "zero", "decay")
 _SIDE_BYTES = 6  # difference(1) zero(5) decay(5) bits for each of the four rows of side information
 

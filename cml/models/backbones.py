@@ -72,11 +72,12 @@ class SmallNet(nn.Module):
     ):
         super().__init__()
         first, second = widths
+        odd = (stem.grid[0] // stem.patch % 2, stem.grid[1] // stem.patch % 2)  # so that no token is dropped
         self.stem = nn.Conv2d(stem.channels, first, stem.patch, stem.patch, bias=False)
         self.stem_norm = nn.BatchNorm2d(first)
         self.stage1 = nn.Sequential(*[InvertedResidual(first) for _ in range(depths[0])])
         self.halve = nn.Sequential(
-            nn.Conv2d(first, second, 2, 2, padding=1 if min(stem.grid) // stem.patch < 2 else 0, bias=False),
+            nn.Conv2d(first, second, 2, 2, padding=odd, bias=False),
             nn.BatchNorm2d(second),
         )
         self.stage2 = nn.Sequential(*[InvertedResidual(second) for _ in range(depths[1])])
