@@ -80,7 +80,7 @@ def compare(
     from cml.eval.harness import compare as run
 
     table = run(
-        task, data, codecs.split() if codecs is not None else None, views.split() if views is not None else None,
+        task, data, codecs, views,
         backbone=backbone, seeds=seeds, size=size, patch=patch, epochs=epochs, quick=quick, out=out,
     )  # fmt: skip
     report.print_table(table, console)
@@ -108,6 +108,7 @@ def encode(
     def one(path: Path, target: Path) -> str:
         from cml.files import write_atomic
 
+        _spare(path, target)
         x = read_image(path)
         chosen = create_codec(codec or ("rgb_f8c48" if len(x) == 3 else "gray_f8c16"))
         blob = chosen.compress(x)
@@ -142,12 +143,13 @@ def decode(
     from cml.files import read_bytes
 
     def one(path: Path, target: Path) -> str:
+        _spare(path, target)
         blob = read_bytes(path)
         chosen = create_codec(codec) if codec else identify(blob)
         depth = Container.unpack(blob).bit_depth if is_container(blob) else 8
         x = chosen.decompress(blob)
         write_image(target, x, depth)
-        return f"{target}: {x.shape[2]}x{x.shape[1]}, {len(x)} channel(s), {chosen.spec.name}"
+        return f"{target}: {x.shape[2]}x{x.shape[1]}, {len(x)} channel(s), {chosen.spec.name.partition(':')[0]}"
 
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _ENCODED_SUFFIXES)
@@ -164,6 +166,12 @@ _ENCODED_SUFFIXES = (".cml", *_SUFFIXES.values())
 
 def _suffix(name: str) -> str:
     return _SUFFIXES.get(name.partition(":")[0], ".cml")
+
+
+def _spare(source: Path, target: Path) -> None:
+    """Never write over what is read."""
+    if target.exists() and target.samefile(source):
+        raise CmlError(f"The output {target} is the input; give another name or folder.")
 
 
 def _each_file(source: Path, output: Path, files: list[Path], suffix: str, one: Callable[[Path, Path], str]) -> None:
@@ -305,7 +313,10 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such 
 @app.command()
 def fit(
     source: Annotated[Path, typer.Argument(help="A folder of pictures, searched with its subfolders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The codec's folder; its path is then its name.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The codec's folder; its path is its name.  [default: SOURCE_f8c48]"),
+    ] = None,
     channels: Annotated[int, typer.Option(help="Latent channels.")] = 48,
     levels: Annotated[int, typer.Option(help="Wavelet levels J; the patch is 2^J pixels.")] = 3,
     gray: Annotated[bool, typer.Option("--gray", help="Fit to luma instead of RGB.")] = False,
@@ -314,8 +325,13 @@ def fit(
     """Fit a codec to your pictures in closed form: seconds, no training."""
     from cml.codecs.fit import fit_codec
     from cml.data.signals import find_images, read_image
+    from cml.hub import CONFIG
 
     files = find_images(source)
+    if output is None:
+        output = Path(f"{source.resolve().name}_{'gray_' if gray else ''}f{2**levels}c{channels}")
+    if output.is_dir() and any(output.iterdir()) and not (output / CONFIG).exists():
+        raise CmlError(f"The folder {output} holds something else; give an empty or new one with -o.")
     signal_channels = 1 if gray else 3
     shown = f"cml fit {source.name} --channels {channels} --levels {levels}{' --gray' if gray else ''} --step {step:g}"
     with _bar(len(files)) as advance:

@@ -39,7 +39,7 @@ class TrainingTime:
 
     @property
     def rate(self) -> float:
-        """Samples a second, loading, augmentation, forward, backward and update together."""
+        """Samples a second: batches from memory, augmentation, forward, backward and update together."""
         return self.samples / self.seconds if self.seconds else math.nan
 
 

@@ -12,7 +12,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from cml.codecs.base import Codec
-from cml.codecs.neural import WaveletCodec
 from cml.codecs.resample import Resize
 from cml.data.latents import single_threaded
 from cml.models.backbones import StemShape
@@ -99,7 +98,7 @@ def _median_pass(work: Callable[[], object]) -> float:
 
 
 def _loader(view: str, codec: Codec) -> Callable[[bytes], Tensor]:
-    if view == "latent" and isinstance(codec, WaveletCodec):
+    if view == "latent":
         return lambda blob: codec.unpack(blob).to_float()
     if view == "resize" and isinstance(codec, Resize):
         return codec.load_small

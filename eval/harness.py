@@ -59,8 +59,8 @@ class Condition:
 def compare(
     task: str = "classification",
     data: str = "elpv",
-    codecs: Sequence[str] | None = None,
-    views: Sequence[str] | None = None,
+    codecs: Sequence[str] | str | None = None,
+    views: Sequence[str] | str | None = None,
     *,
     backbone: str = "cml:small",
     seeds: int = 1,
@@ -77,7 +77,7 @@ def compare(
     Args:
         task: "classification".
         data: "elpv" or "folder:PATH".
-        codecs: operating points; None for a list that suits the data's channels.
+        codecs: operating points, a list or separated by spaces; None for a list that suits the data's channels.
         views: of pixels, bigpatch, resize, latent, reconstruction; None for all.
         backbone: "cml:small" or "timm:NAME".
         seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
@@ -85,7 +85,7 @@ def compare(
         patch: pixels a token along each axis, for all views but `pixels`, which has half.
         epochs: of each training; None for the task's own.
         quick: small pictures and few epochs, to see the whole in a minute or two.
-        out: folder of the run; None for runs/DATA (runs/DATA-quick).
+        out: folder of the run; None for `default_folder`.
 
     Returns:
         One row a condition, also written to `summary.csv`, `report.md` and pictures in `out`.
@@ -99,13 +99,14 @@ def compare(
         size, epochs = size or QUICK_SIZE, epochs or QUICK_EPOCHS
     the_task: Task = TASKS.get(task)(data, backbone=backbone, size=size, epochs=epochs)
     suited = (QUICK_CODECS if quick else DEFAULT_CODECS)[the_task.channels].split()
+    codecs = codecs.split() if isinstance(codecs, str) else codecs
+    views = views.split() if isinstance(views, str) else views
     points = list(codecs) if codecs is not None else suited
     conditions = plan(the_task, points, views, patch)
-    label = Path(data.partition(":")[2] or data).name
-    run = Run(out or Path("runs") / (label + ("-quick" if quick else "")))
+    run = Run(out or default_folder(data, quick))
     request = {
         "task": task, "data": data, "codecs": points, "views": list(views or VIEWS), "backbone": backbone,
-        "seeds": seeds, "size": the_task.size[0], "patch": patch, "epochs": epochs, "quick": quick,
+        "seeds": seeds, "size": the_task.size[0], "patch": patch, "epochs": the_task.epochs,
     }  # fmt: skip
     new = execute(the_task, conditions, range(seeds), patch, run)
     keys = [context_key(the_task, condition, seed, patch) for condition in conditions for seed in range(seeds)]
@@ -115,6 +116,16 @@ def compare(
     table.attrs["folder"] = str(run.folder)
     report.write(run, table, results, the_task, [c.codec for c in conditions], request, fresh=new > 0)
     return table
+
+
+def default_folder(data: str, quick: bool) -> Path:
+    """runs/NAME; a folder adds a short hash of where it lies, so that two of one name do not share a run."""
+    kind, _, argument = data.partition(":")
+    suffix = "-quick" if quick else ""
+    if not argument:
+        return Path("runs") / f"{kind}{suffix}"
+    place = Path(argument).expanduser().resolve()
+    return Path("runs") / f"{place.name}-{cell_key({'path': str(place)})[:6]}{suffix}"
 
 
 def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: int) -> list[Condition]:

@@ -17,8 +17,7 @@ from cml.eval.metrics import psnr
 from cml.tasks.base import Task
 from torch import Tensor
 
-from cml.codecs.base import Codec, to_uint8
-from cml.codecs.neural import WaveletCodec
+from cml.codecs.base import Codec, Latent, to_uint8
 from cml.codecs.resample import Identity, Resize
 from cml.data.latents import FLIPS, ModelInputs, map_items, stack
 from cml.errors import CmlError
@@ -90,8 +89,6 @@ def prepare(view: str, codec: Codec, task: Task, patch: int, on_item: Callable[[
     """Encode a task's data for one view of one codec; `on_item` is called after each picture."""
     stem = view_stem(view, codec, task, patch)
     if view == "latent":
-        if not isinstance(codec, WaveletCodec):
-            raise CmlError(f"{codec.spec.name} has no latents that a model could read.")
         return _prepare_latent(codec, task, stem, on_item)
     see = codec.downsample if view == "resize" and isinstance(codec, Resize) else lambda x: x
 
@@ -136,22 +133,22 @@ def _pixel_inputs(values: list[Tensor], task: Task, split: str) -> ModelInputs:
     return ModelInputs(stack(values)[None], scale, offset, task.labels(split), task.flips, blank=128)
 
 
-def _prepare_latent(codec: WaveletCodec, task: Task, stem: StemShape, on_item: Callable[[], None]) -> Prepared:
+def _prepare_latent(codec: Codec, task: Task, stem: StemShape, on_item: Callable[[], None]) -> Prepared:
     flips, count = task.flips, task.count("train")
 
     def train_item(number: int) -> Tensor:
         flip, index = divmod(number, count)
         return codec.encode(task.signal("train", index).flip(FLIPS[flips[flip]])).symbols
 
-    def test_item(index: int) -> tuple[Tensor, int]:
+    def test_item(index: int) -> tuple[Latent, int]:
         latent = codec.encode(task.signal("test", index))
-        return latent.symbols, 8 * len(codec.pack(latent))
+        return latent, 8 * len(codec.pack(latent))
 
     items = map_items(test_item, task.count("test"), on_item)
     train = stack(map_items(train_item, count * len(flips), on_item)).unflatten(0, (len(flips), count))
-    mean, std = torch.tensor(codec.config.latent_mean), torch.tensor(codec.config.latent_std)
-    scale, offset = codec.step / std, -mean / std
-    test = stack([item[0] for item in items])[None]
+    first = items[0][0]
+    scale, offset = torch.full_like(first.std, first.step / first.scale), -first.mean / first.scale
+    test = stack([latent.symbols for latent, _ in items])[None]
     return Prepared(
         stem=stem,
         shift=stem.patch,

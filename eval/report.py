@@ -2,7 +2,9 @@
 
 import io
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -157,11 +159,11 @@ def write(
     changed = not _same(run, buffer.getvalue())
     write_atomic(run.folder / "summary.csv", buffer.getvalue())
     score = _score_column(table)
-    if fresh or changed or not all((run.folder / name).exists() for name in PICTURES):
+    if fresh or changed or not (run.folder / "rate.png").exists():
         figures.rate(table, score, run.folder / "rate.png")
         figures.dimension(table, score, run.folder / "dimension.png")
         gallery.draw(task, codecs, table, run.folder / "gallery.png")
-    write_atomic(run.folder / "report.md", markdown(table, results, task, request))
+    write_atomic(run.folder / "report.md", markdown(table, results, task, request, run.folder))
 
 
 def _same(run: Run, text: str) -> bool:
@@ -171,20 +173,19 @@ def _same(run: Run, text: str) -> bool:
 
 def command(request: Mapping[str, Any]) -> str:
     """The command line that makes this run again."""
-    parts = ["cml compare"]
-    if request["quick"]:
-        parts.append("--quick")
-    parts.append(f"--task {request['task']} --data {request['data']} --backbone {request['backbone']}")
-    parts.append(f"--size {request['size']} --patch {request['patch']} --seeds {request['seeds']}")
-    if request["epochs"] is not None and not request["quick"]:
-        parts.append(f"--epochs {request['epochs']}")
-    parts.append(f'--codecs "{" ".join(request["codecs"])}"')
+    options = ["task", "data", "backbone", "size", "patch", "epochs", "seeds"]
+    parts = ["cml", "compare"]
+    for name in options:
+        parts += [f"--{name}", str(request[name])]
+    parts += ["--codecs", " ".join(request["codecs"])]
     if tuple(request["views"]) != VIEWS:
-        parts.append(f'--views "{" ".join(request["views"])}"')
-    return " ".join(parts)
+        parts += ["--views", " ".join(request["views"])]
+    return shlex.join(parts)
 
 
-def markdown(table: pd.DataFrame, results: Sequence[Result], task: Task, request: Mapping[str, Any]) -> str:
+def markdown(
+    table: pd.DataFrame, results: Sequence[Result], task: Task, request: Mapping[str, Any], folder: Path
+) -> str:
     """`report.md`: table, pictures, command, settings."""
     score = _score_column(table)
     good = [result for result in results if result.status == "ok"]
@@ -201,7 +202,7 @@ def markdown(table: pd.DataFrame, results: Sequence[Result], task: Task, request
         "model of `pixels` does on the same pictures. *Against bigpatch*: paired difference on the same test pictures, "
         "with a 95 % bootstrap interval over pictures.",
         "",
-        f"Pictures: {request['data']}, {task.count('train')} to train and {task.count('test')} to test, each resized "
+        f"Pictures: {task.description}, {task.count('train')} to train and {task.count('test')} to test, each resized "
         f"whole to {task.size[0]}x{task.size[1]} before any codec; bpp is of the resized picture. `identity` is "
         "charged raw samples, `resize` lossless WebP. Values: numbers a sample that the model reads. Encode and load: "
         "one thread, picture to container, container to the model's input. Train: samples a second, all threads, "
@@ -209,6 +210,8 @@ def markdown(table: pd.DataFrame, results: Sequence[Result], task: Task, request
         "",
     ]
     for name, title in PICTURES.items():
+        if not (folder / name).exists():
+            continue
         lines += [f"![{title.format(score=score)}]({name})", ""]
     failed = table.attrs.get("failed", [])
     if failed:

@@ -42,6 +42,8 @@ class Task(Protocol):
     """Label-preserving flips, of `cml.data.latents.FLIPS`."""
     epochs: int
     """Of one training."""
+    description: str
+    """Of the data, for the report."""
 
     @property
     def key(self) -> Mapping[str, Any]:

@@ -60,6 +60,7 @@ class Classification:
             raise CmlError(f"A model trains for 1 epoch or more, not {epochs}.")
         self.size = (side, side)
         self.channels = self.data.channels
+        self.description = self.data.description
         self.epochs = epochs or 8
         self.recipe = Recipe(epochs=self.epochs)
         self._loaded: dict[str, Tensor] = {}

@@ -145,3 +145,26 @@ def test_compare_prints_the_table(picture_folder, tmp_path):
     ]
     text = run("compare", *arguments, "--out", tmp_path / "r")
     assert "pixels" in text and "latent" in text and "report.md" in text
+
+
+def test_nothing_is_written_over_its_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cml.write_image("a.png", photo((20, 30)))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photo((20, 30))[0].numpy()).save("photos/b.jpg")
+    original = (tmp_path / "photos" / "b.jpg").read_bytes()
+    assert "is the input" in run("encode", "a.png", "-o", "a.png", expect=2)
+    assert "is the input" in run("encode", "photos", "-o", "photos", "-c", "jpeg:quality=5", expect=2)
+    assert (tmp_path / "photos" / "b.jpg").read_bytes() == original
+    assert "holds something else" in run("fit", "photos", "-o", ".", expect=2)
+
+
+def test_fit_names_its_folder_and_checks_its_numbers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cml.write_image("photos/a.png", photo((200, 200)))
+    run("fit", "photos", "--channels", 4, "--levels", 2)
+    assert cml.create_codec("./photos_f4c4").spec.latent_channels == 4
+    for arguments, sentence in (
+        (["--levels", 10], "fewer levels"), (["--levels", -1], "levels must be"), (["--step", 0], "positive number"),
+    ):  # fmt: skip
+        assert sentence in run("fit", "photos", "-o", "x", *arguments, expect=2)

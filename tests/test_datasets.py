@@ -51,6 +51,15 @@ def test_train_and_test_folders(tmp_path):
     assert cml.load_dataset(f"folder:{tmp_path}").revision != revision
 
 
+def test_val_is_the_test_split_where_there_is_no_test(tmp_path):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (50, 70)).save(tmp_path / split / name / "0.png")
+    data = cml.load_dataset(f"folder:{tmp_path}")
+    assert data.classes == ("a", "b") and len(data.test) == 2
+
+
 def test_bad_folders_get_a_sentence(tmp_path):
     with pytest.raises(CmlError, match="did you mean folder"):
         cml.load_dataset("foldr:x")

@@ -14,6 +14,7 @@ import torch
 from cml.eval import harness
 from cml.eval.metrics import psnr, retention
 from cml.eval.results import Result, Run, cell_key
+from cml.eval.statistics import paired_bootstrap
 
 import cml
 from cml.errors import CmlError, DataError
@@ -170,6 +171,27 @@ def test_results_round_trip(tmp_path):
     result = Result(key="k", view="latent", codec="c", seed=3, status="ok", metrics={"accuracy": 0.5}, psnr=30.0)
     Run(tmp_path).append(result)
     assert Run(tmp_path).results() == {"k": result}
+
+
+def test_paired_bootstrap_by_hand():
+    ours, theirs = np.ones((2, 400)), np.ones((1, 400))
+    same = paired_bootstrap(ours, theirs)
+    assert (same.difference, same.low, same.high) == (0, 0, 0)
+    theirs[0, :100] = 0
+    gain = paired_bootstrap(ours, theirs)
+    half = 1.96 * np.sqrt(0.25 * 0.75 / 400)
+    assert gain.difference == 0.25
+    assert gain.low == pytest.approx(0.25 - half, abs=0.01) and gain.high == pytest.approx(0.25 + half, abs=0.01)
+    with pytest.raises(ValueError, match="same ones"):
+        paired_bootstrap(ours, theirs[:, :3])
+
+
+def test_default_folders_do_not_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {
+        str(harness.default_folder(data, False)) for data in ("elpv", "folder:.", "folder:a/train", "folder:b/train")
+    }
+    assert len(names) == 4 and all(name.startswith("runs/") and ".." not in name for name in names)
 
 
 def test_psnr_and_retention_by_hand():

@@ -43,7 +43,21 @@ def run(arguments: list[str], folder: Path) -> None:
 
 
 def test_python_blocks_run_as_one_script(folder):
-    (folder / "readme.py").write_text("\n".join(blocks("python")))
+    # The README's own codec must pass what the contract asks of any codec.
+    contract = """
+for size in ((1, 1), (7, 5), (300, 2)):
+    for channels in (1, 3):
+        signal = torch.zeros(channels, *size, dtype=torch.uint8)
+        blob = cml.create_codec("coarse").compress(signal)
+        assert cml.decompress(blob).shape == signal.shape
+        for bad in (b"", b"text", blob[:-1], cml.create_codec("identity").compress(signal)):
+            try:
+                cml.create_codec("coarse").decompress(bad)
+            except cml.BitstreamError:
+                continue
+            raise AssertionError(bad)
+"""
+    (folder / "readme.py").write_text("\n".join([*blocks("python"), contract]))
     run([sys.executable, "-W", "error", "readme.py"], folder)
 
 

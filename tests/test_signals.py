@@ -124,3 +124,39 @@ def test_writing_is_lossless_or_refused(tmp_path):
         cml.write_image(tmp_path / "a.png", x, 16)
     with pytest.raises(DataError, match="Cannot write"):
         cml.write_image("/proc/none/a.png", x)
+
+
+def test_transparency_by_one_colour_is_seen(tmp_path):
+    for mode, colour in (("RGB", (255, 0, 0)), ("L", 7)):
+        picture = Image.new(mode, (6, 6), colour)
+        with pytest.raises(DataError, match="transparent"):
+            cml.read_image(save(tmp_path, picture, f"{mode}.png", transparency=colour))
+
+
+def test_16_bit_ppm_is_refused(tmp_path):
+    (tmp_path / "deep.ppm").write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    with pytest.raises(DataError, match="16-bit colour"):
+        cml.read_image(tmp_path / "deep.ppm")
+
+
+def test_integers_are_written_as_they_are(tmp_path):
+    x = photo((9, 5))
+    cml.write_image(tmp_path / "u8.png", x)
+    assert torch.equal(cml.read_image(tmp_path / "u8.png"), x)
+    deep = (torch.arange(45, dtype=torch.int32) * 1456).to(torch.uint16).view(1, 9, 5)
+    cml.write_image(tmp_path / "u16.png", deep)
+    assert torch.equal(cml.read_image(tmp_path / "u16.png").int(), deep.int())
+    with pytest.raises(DataError, match="no picture"):
+        cml.write_image(tmp_path / "v.png", torch.zeros(1, 4, 4, 4))
+
+
+def test_reading_in_threads_leaves_the_warning_filters_alone(tmp_path):
+    """Filters belong to the process: threads that swap them without a lock once left `error` behind."""
+    import warnings
+    from concurrent.futures import ThreadPoolExecutor
+
+    blob = cml.create_codec("jpeg").compress(photo((64, 64)))
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: cml.decompress(blob), range(200)))
+    assert list(warnings.filters) == before

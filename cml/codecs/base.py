@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cml.codecs.bitstream import FINGERPRINT_BYTES, container_id
 from cml.errors import CodecError
-
-FINGERPRINT_BYTES = 6
 
 
 def fingerprint(*parts: Mapping[str, Any] | bytes) -> str:
@@ -75,13 +74,22 @@ class Latent:
     mean: Tensor
     std: Tensor
 
+    @property
+    def scale(self) -> float:
+        """Root mean square of `std`: what brings the latents, all channels together, to unit variance.
+
+        One scale for all channels, not one each: the linear encoders are close to orthonormal, so a model then sees
+        the energies that the signal has. Whitening lifts what is mostly noise to the level of the picture, and cost a
+        small classifier 9 to 10 points of accuracy (validation split of the clothing pictures, f8c12 and f8c48).
+        """
+        return float(self.std.square().mean().sqrt())
+
     def to_float(self, normalize: bool = True) -> Tensor:
-        """float32 (c, *grid), without the step; normalized by the codec's statistics, ready for a model."""
+        """float32 (c, *grid), without the step; normalized, by each channel's mean and `scale`, ready for a model."""
         z = self.symbols.float() * self.step
         if not normalize:
             return z
-        shape = (-1, *[1] * (z.dim() - 1))
-        return (z - self.mean.to(z).view(shape)) / self.std.to(z).view(shape)
+        return (z - self.mean.to(z).view(-1, *[1] * (z.dim() - 1))) / self.scale
 
 
 class Codec(ABC):
@@ -109,15 +117,35 @@ class Codec(ABC):
         """One signal, float32 (C, *spatial) in [-1, 1]."""
 
     def _encode(self, x: Tensor) -> Latent:
-        raise CodecError(f"{self.spec.name} has no latents; use compress and decompress.")
+        raise self._no_latents()
 
     def _decode(self, latent: Latent) -> Tensor:
-        raise CodecError(f"{self.spec.name} has no latents; use compress and decompress.")
+        raise self._no_latents()
+
+    def pack(self, latent: Latent, bit_depth: int = 8) -> bytes:
+        """A latent of this codec to bytes, as `compress` writes them for a signal of that bit depth."""
+        raise self._no_latents()
+
+    def unpack(self, blob: bytes) -> Latent:
+        """Bytes of this codec to its latent: no decoder runs."""
+        raise self._no_latents()
+
+    def _no_latents(self) -> CodecError:
+        return CodecError(f"{self.spec.name} has no latents; use compress and decompress.")
+
+    @classmethod
+    def claim(cls, blob: bytes) -> "Codec | None":
+        """The codec of this class that decodes some bytes, or None; `cml.decompress` asks every registered class.
+
+        As it stands, the default operating point, where the bytes are a container with its `codec_id`.
+        """
+        codec = cls()
+        return codec if container_id(blob) == codec.spec.codec_id else None
 
     @overload
     def compress(self, x: Sequence[Tensor]) -> list[bytes]: ...
     @overload
-    def compress(self, x: Tensor) -> bytes: ...
+    def compress(self, x: Tensor | np.ndarray) -> bytes: ...
     @torch.no_grad()
     def compress(self, x):
         """Signal to bytes; a batch or a list gives a list of bytes."""
@@ -126,16 +154,18 @@ class Codec(ABC):
     @overload
     def decompress(self, blob: Sequence[bytes]) -> list[Tensor]: ...
     @overload
-    def decompress(self, blob: bytes) -> Tensor: ...
+    def decompress(self, blob: bytes | bytearray | memoryview) -> Tensor: ...
     @torch.no_grad()
     def decompress(self, blob):
         """Bytes to signal, float32 in [-1, 1]; a list gives a list. Raises BitstreamError on anything else."""
-        return self._decompress(blob) if isinstance(blob, bytes) else [self._decompress(item) for item in blob]
+        if isinstance(blob, (bytes, bytearray, memoryview)):
+            return self._decompress(bytes(blob))
+        return [self._decompress(bytes(item)) for item in blob]
 
     @overload
     def encode(self, x: Sequence[Tensor]) -> list[Latent]: ...
     @overload
-    def encode(self, x: Tensor) -> Latent: ...
+    def encode(self, x: Tensor | np.ndarray) -> Latent: ...
     @torch.no_grad()
     def encode(self, x):
         """Signal to `Latent`, always rounded; a batch or a list gives a list."""
@@ -166,7 +196,7 @@ def _each(function, x, spec: CodecSpec):
 
 def check_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
     """A signal as float32 in [-1, 1] and its bits a sample (8, 16, 32), or one sentence on what is wrong with it."""
-    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    x = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
     if not isinstance(x, Tensor):
         raise CodecError(
             f"A signal is a tensor (channels, *spatial), not {type(x).__name__}; cml.read_image makes one."

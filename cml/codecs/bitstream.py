@@ -11,16 +11,16 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from cml.codecs.base import FINGERPRINT_BYTES
 from cml.errors import BitstreamError
 
 MAGIC = b"CML"
 VERSION = 1
+FINGERPRINT_BYTES = 6
 _DEPTHS = (8, 16, 32)
 _HEAD = struct.Struct(f"<3sB{FINGERPRINT_BYTES}sBf")
 _CRC = struct.Struct("<I")
-# More samples than this is no signal but a broken or hostile header; decoding would ask for terabytes.
-_MAX_SAMPLES = 2**40
+# More samples than this is no signal but a broken or hostile header; decoding would ask for all the memory.
+_MAX_SAMPLES = 2**34
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,11 @@ class Container:
             wide=bool(flags >> 7),
             payload=body[position:],
         )
+
+
+def container_id(blob: bytes) -> str | None:
+    """The codec that a container names, read without checking the rest; None if it is no container."""
+    return blob[4 : 4 + FINGERPRINT_BYTES].hex() if is_container(blob) and len(blob) >= _HEAD.size else None
 
 
 def is_container(blob: bytes) -> bool:

@@ -4,15 +4,18 @@ Their bytes are ordinary files of the format, without a container of ours, so th
 """
 
 import io
+import threading
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import PIL
 import torch
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, features
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from cml.codecs.base import Codec, CodecSpec, fingerprint, to_uint8
@@ -34,6 +37,9 @@ def from_pillow(picture: Image.Image, channels: int) -> Tensor:
 def save_picture(picture: Image.Image, codec: str, options: Mapping[str, Any]) -> bytes:
     """A picture as a file in memory; what the library refuses (a side too long, say) becomes a CodecError."""
     buffer = io.BytesIO()
+    limit = 2 * (Image.MAX_IMAGE_PIXELS or picture.width * picture.height)
+    if picture.width * picture.height > limit:
+        raise CodecError(f"{codec}: {picture.width}x{picture.height} is past the {limit} pixels that Pillow decodes.")
     try:
         picture.save(buffer, **options)
     except (OSError, ValueError, OverflowError) as error:
@@ -41,16 +47,37 @@ def save_picture(picture: Image.Image, codec: str, options: Mapping[str, Any]) -
     return buffer.getvalue()
 
 
+_open_lock = threading.Lock()
+
+
+def open_picture(source: io.BytesIO | Path, formats: list[str] | None = None) -> ImageFile:
+    """Read a picture's header, without Pillow's warning for large ones; those past its hard limit are an error.
+
+    Warning filters belong to the whole process, so threads that decode take turns here.
+    """
+    with _open_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(source, formats=formats)
+
+
 def load_picture(blob: bytes, format: str) -> Image.Image:
     """Decode a file in memory, all of it, or raise BitstreamError."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # a decompression-bomb warning is a refusal here
-            picture = Image.open(io.BytesIO(blob), formats=[format])
-            picture.load()
-    except (OSError, SyntaxError, ValueError, EOFError, UnidentifiedImageError, Warning) as error:
+        picture = open_picture(io.BytesIO(blob), [format])
+        picture.load()
+    except UNREADABLE as error:
         raise BitstreamError(f"These bytes are not a whole {format} picture: {error}.") from error
     return picture
+
+
+# What Pillow raises for bytes that are not a whole picture.
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+def refuse_16_bits(codec: str, bit_depth: int) -> None:
+    """Say so instead of dropping half of the bits of a 16-bit signal."""
+    if bit_depth == 16:
+        raise CodecError(f"{codec} keeps 8 bits a sample, the signal has 16; convert it, or take another codec.")
 
 
 def pillow_version(library: str) -> dict[str, str]:
@@ -84,6 +111,7 @@ class PillowCodec(Codec):
         return dict(self._options)
 
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
+        refuse_16_bits(self.spec.name, bit_depth)
         picture = to_pillow(x)
         return save_picture(picture, self.spec.name, {"format": self.format, **self._save_options(picture)})
 
@@ -95,6 +123,10 @@ class PillowCodec(Codec):
     @abstractmethod
     def matches(cls, blob: bytes) -> bool:
         """Whether bytes start as a file of this format does."""
+
+    @classmethod
+    def claim(cls, blob: bytes) -> Codec | None:
+        return cls() if cls.matches(blob) else None  # pyright: ignore[reportCallIssue]
 
 
 class Jpeg(PillowCodec):
@@ -131,7 +163,7 @@ class Jpeg2000(PillowCodec):
     def __init__(self, rate: float = 20):
         _check("jpeg2000", "rate", rate, 1, 10_000)
         super().__init__(
-            f"jpeg2000:rate={rate:g}", quality_mode="rates", quality_layers=[rate], irreversible=True, no_jp2=True
+            f"jpeg2000:rate={rate:.12g}", quality_mode="rates", quality_layers=[rate], irreversible=True, no_jp2=True
         )
 
     def _save_options(self, picture: Image.Image) -> dict[str, Any]:
@@ -208,11 +240,3 @@ def _check(codec: str, option: str, value: Any, low: float, high: float) -> None
     if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
         whole = "" if option == "rate" else "whole "
         raise CodecError(f"{codec} takes a {whole}number from {low} to {high} as {option}, not {value!r}.")
-
-
-def by_magic(blob: bytes) -> Codec | None:
-    """The codec whose files start like these bytes."""
-    for kind in (Jpeg, Jpeg2000, WebP, Avif):
-        if kind.matches(blob):
-            return kind()
-    return None

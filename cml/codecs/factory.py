@@ -7,11 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from cml import hub
-from cml.codecs import conventional
 from cml.codecs.base import Codec
 from cml.codecs.bitstream import Container, is_container
 from cml.codecs.neural import load_wavelet_codec
-from cml.codecs.resample import FILTERS, Identity, Resize
 from cml.errors import BitstreamError, CmlError, CodecError
 from cml.registry import Registry, unknown
 
@@ -78,7 +76,7 @@ def create_codec(name: str, **options: Any) -> Codec:
             + "; a codec of your own is a folder that holds config.json, or hf:owner/name."
         )
     codec = _construct(load_wavelet_codec, name, options, name=name, folder=folder)
-    _seen[codec.spec.codec_id] = name
+    _seen[codec.spec.codec_id] = name if name.startswith("hf:") else str(folder.resolve())
     return codec
 
 
@@ -103,15 +101,13 @@ def identify(blob: bytes) -> Codec:
     Raises:
         BitstreamError: no codec knows these bytes, or the container is damaged.
     """
-    if not is_container(blob):
-        codec = conventional.by_magic(blob)
-        if codec is None:
-            raise BitstreamError("These bytes are neither a cml container nor a picture file of a known codec.")
-        return codec
-    codec_id = Container.unpack(blob).codec_id
-    for codec in (Identity(), *(Resize(filter=name) for name in FILTERS)):
-        if codec.spec.codec_id == codec_id:
+    codec_id = Container.unpack(blob).codec_id if is_container(blob) else None
+    for name in CODECS.names():
+        codec = CODECS.get(name).claim(blob)
+        if codec is not None:
             return codec
+    if codec_id is None:
+        raise BitstreamError("These bytes are neither a cml container nor a picture file of a known codec.")
     for name in hub.bundled_names():
         if hub.read_config(hub.BUNDLED / name).get("codec_id") == codec_id:
             return create_codec(name)
@@ -123,6 +119,7 @@ def identify(blob: bytes) -> Codec:
     )
 
 
-def decompress(blob: bytes) -> Tensor:
+def decompress(blob: bytes | bytearray | memoryview) -> Tensor:
     """Bytes of any known codec to a signal, float32 (C, *spatial) in [-1, 1]; the codec is found from the bytes."""
+    blob = bytes(blob)
     return identify(blob).decompress(blob)

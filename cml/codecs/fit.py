@@ -5,6 +5,7 @@ decoder its transpose; channels are ordered by energy, and one uniform step leav
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,12 +42,19 @@ def fit_codec(
     Raises:
         CodecError: a signal does not fit, or there are too few samples for the covariance.
     """
-    packet_channels = channels * 2 ** (ndim * levels)
-    if not 1 <= latent_channels <= packet_channels:
-        raise CodecError(
-            f"{levels} levels of a {channels}-channel signal in {ndim} dimensions have {packet_channels} packet "
-            f"channels; latent channels must be 1 to {packet_channels}, not {latent_channels}."
-        )
+    config = WaveletConfig(
+        ndim=ndim,
+        channels=channels,
+        levels=levels,
+        latent_channels=latent_channels,
+        latent_mean=(0.0,) * latent_channels,
+        latent_std=(1.0,) * latent_channels,
+        step=step,
+        boundary=boundary,
+        provenance=provenance,
+    )
+    WaveletCodec(config, name)  # refuses what does not fit together, before the data is read
+    packet_channels = config.packet_channels
     spec = CodecSpec(name=name, ndim=ndim, channels=(channels,))
     total = torch.zeros(packet_channels, dtype=torch.float64)
     products = torch.zeros(packet_channels, packet_channels, dtype=torch.float64)
@@ -65,20 +73,10 @@ def fit_codec(
     mean = total / count
     variance, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     basis = vectors.flip(1)[:, :latent_channels].T
-    # An eigenvector's sign is arbitrary; the largest entry positive makes the fit the same on every machine.
+    # An eigenvector's sign is arbitrary; with the largest entry positive the same fit gives the same codec.
     basis = basis * basis.gather(1, basis.abs().argmax(1, keepdim=True)).sign()
     std = variance.flip(0)[:latent_channels].clamp(min=0).sqrt()
-    config = WaveletConfig(
-        ndim=ndim,
-        channels=channels,
-        levels=levels,
-        latent_channels=latent_channels,
-        latent_mean=(0.0,) * latent_channels,
-        latent_std=tuple(float(f"{value:.6g}") or 1.0 for value in std.tolist()),
-        step=step,
-        boundary=boundary,
-        provenance=provenance,
-    )
+    config = replace(config, latent_std=tuple(float(f"{value:.6g}") or 1.0 for value in std.tolist()))
     codec = WaveletCodec(config, name)
     codec.encoder_weight.copy_(basis)
     codec.encoder_bias.copy_(-basis @ mean)

@@ -1,6 +1,5 @@
 """`WaveletCodec`: wavelet packets, a cheap encoder, a uniform step, and a decoder, in 1, 2 or 3 dimensions."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from cml.codecs.entropy import backend, backend_by_number
 from cml.codecs.geometry import grid_shape
 from cml.errors import BitstreamError, CmlError, CodecError
 
+MAX_PACKET_CHANNELS = 8192
+
 
 @dataclass(frozen=True)
 class WaveletConfig:
@@ -32,7 +33,7 @@ class WaveletConfig:
         step: the default quantization step.
         boundary: `symmetric` or `periodic`.
         entropy: the default entropy back-end.
-        provenance: data, command and versions that made the weights; not part of the fingerprint.
+        provenance: data and command that made the weights; not part of the fingerprint.
     """
 
     ndim: int
@@ -72,7 +73,17 @@ class WaveletCodec(nn.Module, Codec):
     def __init__(self, config: WaveletConfig, name: str, step: float | None = None, entropy: str | None = None):
         super().__init__()
         self.config = config
-        self.step = config.step if step is None else _check_step(step)
+        if not (0 <= config.levels <= 16 and config.ndim in (1, 2, 3) and config.channels >= 1):
+            raise CodecError(
+                f"{name}: levels must be 0 to 16, dimensions 1 to 3 and channels 1 or more, not {config.levels}, "
+                f"{config.ndim} and {config.channels}."
+            )
+        if config.packet_channels > MAX_PACKET_CHANNELS:
+            raise CodecError(
+                f"{name}: {config.levels} levels make {config.packet_channels} packet channels, more than the "
+                f"{MAX_PACKET_CHANNELS} that a dense encoder is good for; take fewer levels."
+            )
+        self.step = _check_step(config.step if step is None else step)
         self.entropy = entropy or config.entropy
         backend(self.entropy)
         self._name = name
@@ -161,7 +172,6 @@ class WaveletCodec(nn.Module, Codec):
         return self.pack(self._encode(x), bit_depth)
 
     def pack(self, latent: Latent, bit_depth: int = 8) -> bytes:
-        """A latent of this codec to a container, with this codec's back-end."""
         symbols = latent.symbols.numpy()
         coder = backend(self.entropy)
         return Container(
@@ -175,7 +185,6 @@ class WaveletCodec(nn.Module, Codec):
         ).pack()
 
     def unpack(self, blob: bytes) -> Latent:
-        """A container of this codec, at any step and back-end, to its latent: no decoder runs."""
         container = Container.unpack(blob)
         if container.codec_id != self.codec_id:
             raise BitstreamError(
@@ -199,7 +208,8 @@ class WaveletCodec(nn.Module, Codec):
 
 
 def _check_step(step: float) -> float:
-    if not isinstance(step, (int, float)) or not (math.isfinite(step) and np.float32(step) > 0):
+    usable = isinstance(step, (int, float)) and 0 < step <= np.finfo(np.float32).max and np.float32(step) > 0
+    if not usable:
         raise CodecError(f"The quantization step must be a positive number, not {step!r}.")
     return float(step)
 

@@ -8,8 +8,15 @@ from PIL import Image
 from torch import Tensor
 
 from cml.codecs.base import Codec, CodecSpec, fingerprint, to_uint8
-from cml.codecs.bitstream import Container
-from cml.codecs.conventional import from_pillow, load_picture, pillow_version, save_picture, to_pillow
+from cml.codecs.bitstream import Container, container_id
+from cml.codecs.conventional import (
+    from_pillow,
+    load_picture,
+    pillow_version,
+    refuse_16_bits,
+    save_picture,
+    to_pillow,
+)
 from cml.errors import BitstreamError, CodecError
 
 FILTERS = {
@@ -65,6 +72,8 @@ class Identity(Codec):
 
     def _decompress(self, blob: bytes) -> Tensor:
         container = Container.unpack(blob)
+        if container.codec_id != self._spec.codec_id:
+            raise BitstreamError(f"The container was written by codec {container.codec_id}, not by identity.")
         dtype = np.dtype({8: np.uint8, 16: "<u2", 32: "<f4"}[container.bit_depth])
         if len(container.payload) != math.prod(container.shape) * dtype.itemsize:
             raise BitstreamError("The payload does not hold the samples that the header promises.")
@@ -92,7 +101,7 @@ class Resize(Codec):
         self.factor, self.filter = factor, filter
         self._save = {"format": "WEBP", "lossless": True, "quality": 75, "method": 4}
         self._spec = CodecSpec(
-            name=f"resize:factor={factor:g}" + ("" if filter == "bicubic" else f",filter={filter}"),
+            name=f"resize:factor={factor:.12g}" + ("" if filter == "bicubic" else f",filter={filter}"),
             ndim=2,
             channels=(1, 3),
             codec_id=fingerprint({"codec": "resize", "version": 1, "filter": filter}),
@@ -102,6 +111,11 @@ class Resize(Codec):
     @property
     def spec(self) -> CodecSpec:
         return self._spec
+
+    @classmethod
+    def claim(cls, blob: bytes) -> Codec | None:
+        codecs = (cls(filter=name) for name in FILTERS)
+        return next((codec for codec in codecs if codec.spec.codec_id == container_id(blob)), None)
 
     def small_size(self, size: tuple[int, ...]) -> tuple[int, int]:
         """(height, width) after the downsample."""
@@ -113,6 +127,7 @@ class Resize(Codec):
         return to_uint8(resize_image(x, self.small_size(tuple(x.shape[1:])), self.filter)).float() / 127.5 - 1
 
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
+        refuse_16_bits(self.spec.name, bit_depth)
         payload = save_picture(to_pillow(self.downsample(x)), self.spec.name, self._save)
         shape = tuple(x.shape)
         return Container(self._spec.codec_id, float(self.factor), shape, bit_depth, 0, False, payload).pack()

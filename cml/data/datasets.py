@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from cml.codecs.conventional import UNREADABLE, open_picture
 from cml.data.signals import IMAGE_SUFFIXES, find_images, read_image
 from cml.errors import DataError
 from cml.registry import Registry
@@ -127,18 +127,19 @@ def elpv() -> ImageDataset:
 def folder(path: str = "") -> ImageDataset:
     """One folder a class, or `train` and `test` folders of such; without them a seeded quarter of each class is test.
 
-    A `validation` (or `val`) folder beside `train` and `test` is left alone.
+    Where there is no `test`, `val` or `validation` is the test split; beside `test` it is left alone.
     """
     root = Path(os.path.expanduser(path))
     if not path or not root.is_dir():
         raise DataError(f"folder:PATH needs a folder of class folders; there is none at {path!r}.")
-    if (root / "train").is_dir() and (root / "test").is_dir():
+    held_out = next((name for name in ("test", "val", "validation") if (root / name).is_dir()), None)
+    if (root / "train").is_dir() and held_out:
         train, classes = _class_folders(root / "train")
-        test, test_classes = _class_folders(root / "test")
+        test, test_classes = _class_folders(root / held_out)
         if classes != test_classes:
             odd = sorted(set(classes) ^ set(test_classes))
             raise DataError(
-                f"{root}: train and test must have the same class folders; they differ in {', '.join(odd)}."
+                f"{root}: train and {held_out} must have the same class folders; they differ in {', '.join(odd)}."
             )
     else:
         samples, classes = _class_folders(root)
@@ -178,7 +179,7 @@ def _class_folders(root: Path) -> tuple[list[tuple[Path, int]], tuple[str, ...]]
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return picture.mode, picture.size
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"Cannot read {path} as a picture: {error}.") from error

@@ -1,6 +1,6 @@
 """Reading and writing images: any file Pillow opens becomes a tensor, or is refused with one sentence."""
 
-import warnings
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
-from cml.codecs.conventional import to_pillow
+from cml.codecs.base import CodecSpec, check_signal
+from cml.codecs.conventional import UNREADABLE, open_picture, to_pillow
 from cml.errors import DataError
 from cml.files import write_atomic
 
@@ -19,18 +20,15 @@ IMAGE_SUFFIXES = frozenset(
 LOSSLESS_SUFFIXES = {".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 
 
-def open_picture(path: str | Path) -> Image.Image:
+def read_picture(path: str | Path) -> Image.Image:
     """Decode a picture file whole and turn it upright (EXIF orientation)."""
     path = Path(path)
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of truncated metadata and of very large pictures; neither spoils the samples.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
-                return _upright(picture, path)
+        with open_picture(path) as picture:
+            return _upright(picture, path)
     except FileNotFoundError as error:
         raise DataError(f"There is no file {path}.") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise DataError(f"Cannot read {path} as a picture: {error}.") from error
 
 
@@ -38,7 +36,9 @@ def _upright(picture: ImageFile, path: Path) -> Image.Image:
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format != "MPO":
         raise DataError(f"{path} holds {frames} frames; split it into single pictures.")
-    if ";16" in str([tile.args for tile in picture.tile]) and picture.mode in ("RGB", "RGBA", "RGBX", "LA"):
+    layout = str([tile.args for tile in picture.tile])
+    deep = ";16" in layout or (picture.format == "PPM" and "65535" in layout)
+    if deep and picture.mode in ("RGB", "RGBA", "RGBX", "LA"):
         raise DataError(f"{path} has 16-bit colour, which Pillow reads as 8; convert it to 8 bits or 16-bit grey.")
     picture.load()
     return ImageOps.exif_transpose(picture)
@@ -54,7 +54,7 @@ def read_image(path: str | Path, channels: int | None = None) -> Tensor:
         path: the file.
         channels: 1 or 3 to convert to grey or RGB; None to keep what the file has.
     """
-    picture = open_picture(path)
+    picture = read_picture(path)
     mode = picture.mode
     if mode in ("P", "PA"):
         picture = picture.convert("RGBA" if mode == "PA" or "transparency" in picture.info else "RGB")
@@ -64,11 +64,13 @@ def read_image(path: str | Path, channels: int | None = None) -> Tensor:
         picture = _cmyk_to_rgb(picture)
     elif mode in ("YCbCr", "HSV", "RGBX"):
         picture = picture.convert("RGB")
+    elif mode in ("L", "RGB") and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # one colour of the file stands for transparent
     if picture.mode in ("RGBA", "LA"):
         low = picture.getchannel("A").getextrema()[0]
         if not isinstance(low, int) or low < 255:
             raise DataError(f"{path} is transparent in places; flatten it on a background first.")
-        picture = picture.convert(picture.mode[:-1])
+        picture = picture.convert("L" if mode in ("L", "LA") else "RGB")
     if picture.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
         samples = np.asarray(picture)
         if samples.min() < 0 or samples.max() > 65535:
@@ -90,8 +92,6 @@ def read_image(path: str | Path, channels: int | None = None) -> Tensor:
 def _cmyk_to_rgb(picture: Image.Image) -> Image.Image:
     profile = picture.info.get("icc_profile")
     if profile:
-        import io
-
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             converted = ImageCms.profileToProfile(picture, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
@@ -103,25 +103,26 @@ def _cmyk_to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def write_image(path: str | Path, x: Tensor, bit_depth: int = 8) -> None:
-    """Write (1 or 3, H, W) in [-1, 1] without further loss.
+    """Write a picture, rounded to its bit depth and then without loss.
 
     Args:
         path: ends in .png, .tif, .tiff or .bmp.
-        x: the signal.
-        bit_depth: 8, or 16 for grey .png and .tif.
+        x: (1 or 3, H, W), uint8, uint16 (written with 16 bits), or float in [-1, 1].
+        bit_depth: of float signals: 8 (also written for 32), or 16 for grey .png and .tif.
     """
-    import io
-
     path = Path(path)
     format = LOSSLESS_SUFFIXES.get(path.suffix.lower())
     if format is None:
-        raise DataError(
-            f"Decoded pictures are written without loss: name the output *.png, *.tif or *.bmp, not {path.name}."
-        )
-    if bit_depth == 16 and len(x) == 1 and format != "BMP":
-        picture = Image.fromarray(((x[0] + 1) * 32767.5).round().clamp(0, 65535).numpy().astype(np.uint16))
-    elif bit_depth == 16:
+        suffixes = ", ".join(sorted(LOSSLESS_SUFFIXES))
+        raise DataError(f"Decoded pictures are written without loss: name the output {suffixes}, not {path.name}.")
+    if x.dim() != 3:
+        raise DataError(f"A signal of shape {tuple(x.shape)} is no picture (1 or 3, H, W); decode it from Python.")
+    x, depth = check_signal(x, CodecSpec(name="write_image", ndim=2, channels=(1, 3)))
+    bit_depth = bit_depth if depth == 32 else depth
+    if bit_depth == 16 and (len(x) != 1 or format == "BMP"):
         raise DataError(f"{path} would lose its 16 bits: 16-bit pictures are written as grey .png or .tif.")
+    if bit_depth == 16:
+        picture = Image.fromarray(((x[0] + 1) * 32767.5).round().numpy().astype(np.uint16))
     else:
         picture = to_pillow(x)
     buffer = io.BytesIO()
