@@ -13,7 +13,7 @@ import torch
 from cml.eval import report
 from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
 from cml.eval.progress import Progress
-from cml.eval.protocols import VIEWS, Prepared, prepare, prepared_items, view_stem, views_of
+from cml.eval.protocols import PROTOCOL_VERSION, VIEWS, Prepared, prepare, prepared_items, view_stem, views_of
 from cml.eval.results import Result, Run, cell_key
 from cml.tasks.base import TASKS, Task
 from safetensors.torch import load_file
@@ -163,6 +163,7 @@ def context_of(task: Task, condition: Condition, seed: int, patch: int) -> dict[
     return {
         **task.key,
         "view": condition.view,
+        "protocol_version": PROTOCOL_VERSION,
         "codec": spec.name,
         "codec_id": spec.codec_id,
         "codec_settings": dict(spec.settings),

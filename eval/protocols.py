@@ -25,6 +25,8 @@ from cml.models.adapters import stem_shape
 from cml.models.backbones import StemShape
 
 VIEWS = ("pixels", "bigpatch", "resize", "latent", "reconstruction")
+# Raised whenever what a view hands to a model changes; results of different versions are never mixed.
+PROTOCOL_VERSION = 1
 _FINER = 2  # the patch of `pixels` is this many times finer, so it has 4 times the tokens
 
 

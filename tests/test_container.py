@@ -29,7 +29,7 @@ def container(**changes):
     return Container(**(values | changes))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (3, 512, 768), (1, 64, 300, 300), (3, 70_000, 90_000), (16, 2**28)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 7), (3, 512, 768), (1, 64, 300, 300), (3, 50_000, 90_000), (16, 2**28)])
 @pytest.mark.parametrize("bit_depth", [8, 16, 32])
 def test_round_trip_and_cost(shape, bit_depth):
     original = container(shape=shape, bit_depth=bit_depth, wide=bit_depth == 16, payload=bytes(1000))

@@ -208,7 +208,7 @@ class WaveletCodec(nn.Module, Codec):
 
 
 def _check_step(step: float) -> float:
-    usable = isinstance(step, (int, float)) and 0 < step <= np.finfo(np.float32).max and np.float32(step) > 0
+    usable = isinstance(step, (int, float)) and 0 < step <= float(np.finfo(np.float32).max) and np.float32(step) > 0
     if not usable:
         raise CodecError(f"The quantization step must be a positive number, not {step!r}.")
     return float(step)
