@@ -45,7 +45,8 @@ _LAZY = {
     "compare": "cml.eval.harness",
     "adapt": "cml.models.adapters",
 }
-__all__ = ["__version__", *_LAZY]  # noqa: PLE0604 (the keys are strings)
+# The keys are strings, which neither tool can tell.
+__all__ = ["__version__", *_LAZY]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -42,7 +42,7 @@ def test_thousands_of_damages():
     """One byte changed, any cut, bytes swapped, appended: BitstreamError or the same symbols."""
     codec = cml.create_codec("rgb_f8c12")
     blob = codec.compress(photo((40, 56)))
-    symbols = codec.unpack(blob).symbols  # type: ignore[attr-defined]
+    symbols = codec.unpack(blob).symbols
     rng = np.random.default_rng(0)
     damaged = [blob[:length] for length in range(len(blob))]
     for position in range(len(blob)):
@@ -59,7 +59,7 @@ def test_thousands_of_damages():
     caught = 0
     for bad in damaged:
         try:
-            assert torch.equal(codec.unpack(bad).symbols, symbols)  # type: ignore[attr-defined]
+            assert torch.equal(codec.unpack(bad).symbols, symbols)
         except BitstreamError:
             caught += 1
     assert caught > 0.99 * len(damaged)
@@ -124,7 +124,7 @@ def test_golden_pictures(name):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(codec.compress(x))
     blob = path.read_bytes()
-    difference = codec.unpack(blob).symbols.int() - codec.encode(x).symbols.int()  # type: ignore[attr-defined]
+    difference = codec.unpack(blob).symbols.int() - codec.encode(x).symbols.int()
     assert difference.abs().max() <= 1
     assert difference.count_nonzero() <= difference.numel() / 1000
     assert (cml.decompress(blob) - (x.float() / 127.5 - 1)).square().mean() < 0.02

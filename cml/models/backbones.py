@@ -127,16 +127,7 @@ def build_timm(name: str, stem: StemShape, num_classes: int) -> tuple[nn.Module,
             with torch.no_grad():
                 model.eval()(torch.zeros(1, stem.channels, *stem.grid))
             return model.train(), path
-        except (
-            TypeError,
-            RuntimeError,
-            ValueError,
-            AssertionError,
-            AttributeError,
-            LookupError,
-            ArithmeticError,
-            StopIteration,
-        ) as error:
+        except _CANNOT as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
     raise CmlError(
         f"timm:{name} cannot read a {stem.channels}-channel grid of {stem.grid[0]}x{stem.grid[1]} at patch "
