@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -70,19 +71,25 @@ class CodecSpeed:
     load: float
 
 
-def codec_speed(view: str, codec: Codec, signals: Sequence[Tensor]) -> CodecSpeed:
-    """Measure a codec on some signals, the way a view uses it: the median of passes that fill `_SECONDS` each."""
-    # Pillow's AVIF decoder takes all cores unless told otherwise.
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for everything that is timed: torch, and Pillow's AVIF decoder, which takes all cores otherwise."""
     threads, AvifImagePlugin.DEFAULT_MAX_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS, 1
     try:
         with single_threaded():
-            load = _loader(view, codec)
-            blobs = [codec.compress(signal) for signal in signals]
-            load(blobs[0])
-            encode = _median_pass(lambda: [codec.compress(signal) for signal in signals])
-            loading = _median_pass(lambda: [load(blob) for blob in blobs])
+            yield
     finally:
         AvifImagePlugin.DEFAULT_MAX_THREADS = threads
+
+
+def codec_speed(view: str, codec: Codec, signals: Sequence[Tensor]) -> CodecSpeed:
+    """Measure a codec on some signals, the way a view uses it: the median of passes that fill `_SECONDS` each."""
+    with one_thread():
+        load = _loader(view, codec)
+        blobs = [codec.compress(signal) for signal in signals]
+        load(blobs[0])
+        encode = _median_pass(lambda: [codec.compress(signal) for signal in signals])
+        loading = _median_pass(lambda: [load(blob) for blob in blobs])
     positions = sum(signal[0].numel() for signal in signals)
     return CodecSpeed(encode=positions / encode / 1e6, load=len(signals) / loading)
 

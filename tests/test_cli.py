@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import cml
 from cml import cli
+from cml.errors import CmlError
 
 
 def run(*arguments, expect=0):
@@ -35,7 +36,7 @@ def run(*arguments, expect=0):
     return " ".join((out.getvalue() + err.getvalue()).split())
 
 
-@pytest.mark.parametrize("command", ["", "compare", "encode", "decode", "info", "fit", "list"])
+@pytest.mark.parametrize("command", ["", "compare", "rd", "encode", "decode", "info", "fit", "list"])
 def test_help(command):
     result = CliRunner().invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0 and "Usage" in result.output
@@ -71,6 +72,42 @@ def test_conventional_codecs_write_their_own_files(tmp_path):
             assert picture.size == (30, 20)
         assert "(3, 20, 30)" in run("info", tmp_path / name)
         run("decode", tmp_path / name, "-o", tmp_path / "back.png")
+
+
+def test_jpeg_xl_files(tmp_path):
+    cml.write_image(tmp_path / "in" / "a.png", photo((20, 30)).float() / 127.5 - 1)
+    run("encode", tmp_path / "in", "-o", tmp_path / "out", "-c", "jpegxl:quality=90")
+    assert (tmp_path / "out" / "a.jxl").read_bytes()[:2] == b"\xff\x0a"
+    assert "(3, 20, 30)" in run("info", tmp_path / "out" / "a.jxl")
+    assert "1 of 1" in run("decode", tmp_path / "out", "-o", tmp_path / "back")
+    assert cml.read_image(tmp_path / "back" / "a.png").shape == (3, 20, 30)
+
+
+def test_encode_to_a_rate_or_a_size(tmp_path):
+    cml.write_image(tmp_path / "in" / "a.png", photo((96, 128)))
+    for codec in ("rgb_f8c48", "jpeg", "jpegxl"):
+        run("encode", tmp_path / "in" / "a.png", "-o", tmp_path / "a.bin", "-c", codec, "--max-bytes", 1800)
+        assert 1600 < (tmp_path / "a.bin").stat().st_size <= 1800
+    run("encode", tmp_path / "in" / "a.png", "-o", tmp_path / "a.cml", "--bpp", 1)
+    assert 1400 < (tmp_path / "a.cml").stat().st_size < 1700
+    assert "1 of 1" in run("encode", tmp_path / "in", "-o", tmp_path / "out", "--bpp", 1)
+    assert (tmp_path / "out" / "a.cml").read_bytes() == (tmp_path / "a.cml").read_bytes()
+
+
+def test_rd_prints_tables_and_says_what_failed(tmp_path, monkeypatch):
+    cml.write_image(tmp_path / "in" / "a.png", photo((64, 80)))
+    points = [part for quality in (10, 30, 60, 90) for part in ("-c", f"jpeg:quality={quality}")]
+    text = run("rd", tmp_path / "in", *points, "-o", tmp_path / "r", "--anchor", "jpeg")
+    for part in ("jpeg:quality=60", "BD-rate against jpeg", "MS-SSIM is left out", "r.md"):
+        assert part in text
+    assert "4 done before" in run("rd", tmp_path / "in", *points, "-o", tmp_path / "r", "--anchor", "jpeg")
+
+    def broken(*arguments):
+        raise CmlError("It rains.")
+
+    monkeypatch.setattr("cml.eval.rd._measure_one", broken)
+    text = run("rd", tmp_path / "in", *points, "-c", "webp:quality=3", "-o", tmp_path / "r", expect=1)
+    assert "failed: webp:quality=3 on a.png: It rains." in text
 
 
 def test_folders(tmp_path):
@@ -111,6 +148,12 @@ def test_list():
     assert "jpeg" not in run("list", "rgb_*").split("data sets")[0]
 
 
+def test_list_shows_a_codec_whose_package_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    text = run("list")
+    assert "jpegxl" in text and "cml-toolkit" in text and "webp" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -122,6 +165,8 @@ def test_list():
         (["compare", "--task", "classify"], "did you mean classification"),
         (["compare", "--codecs", "gray_f8c4:step=x"], "positive number"),
         (["fit", "nowhere", "-o", "x"], "no folder nowhere"),
+        (["rd", "nowhere", "-o", "x"], "no folder nowhere"),
+        (["encode", "a.png", "-o", "x", "--bpp", "1", "--max-bytes", "9"], "give one of them"),
         (["nonsense"], "No such command"),
         (["encode"], "Missing argument"),
     ],

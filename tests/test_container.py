@@ -21,6 +21,7 @@ def container(**changes):
         codec_id="0123456789ab",
         parameter=0.5,
         shape=(3, 512, 768),
+        channels=48,
         bit_depth=8,
         backend=2,
         wide=False,

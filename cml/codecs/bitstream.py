@@ -1,9 +1,10 @@
 """The container: what a stored latent needs to be decoded by anybody, and nothing else.
 
-    "CML" version(1) codec_id(6) flags(1) parameter(float32) shape(varints: C, *spatial) length(varint) payload CRC32(4)
+    "CML" version(1) codec_id(6) flags(1) parameter(float32) shape(varints: C, *spatial)
+    channels(varint) length(varint) payload CRC32(4)
 
 flags: bits 0-2 back-end, 3-4 bit depth (8, 16, 32), 5-6 spatial axes, 7 symbols are int16. An image of 768x512 costs
-27 bytes beside its payload. The CRC covers every byte before it, so a cut or changed file raises `BitstreamError`.
+28 bytes beside its payload. The CRC covers every byte before it, so a cut or changed file raises `BitstreamError`.
 """
 
 import math
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from cml.errors import BitstreamError
 
 MAGIC = b"CML"
-VERSION = 1
+VERSION = 2
 FINGERPRINT_BYTES = 6
 _DEPTHS = (8, 16, 32)
 _HEAD = struct.Struct(f"<3sB{FINGERPRINT_BYTES}sBf")
@@ -31,6 +32,7 @@ class Container:
         codec_id: 12 hexadecimal digits, the fingerprint of the codec that decodes it.
         parameter: the operating point (the step of a neural codec, the factor of `resize`).
         shape: (C, *spatial) of the original signal.
+        channels: c, latent channels that the payload holds; 0 for a codec without latents.
         bit_depth: bits a sample of the original: 8, 16, or 32 for float.
         backend: number of the entropy back-end (0 to 7).
         wide: symbols are int16.
@@ -40,6 +42,7 @@ class Container:
     codec_id: str
     parameter: float
     shape: tuple[int, ...]
+    channels: int
     bit_depth: int
     backend: int
     wide: bool
@@ -49,7 +52,7 @@ class Container:
         """The bytes of the container."""
         flags = self.backend | _DEPTHS.index(self.bit_depth) << 3 | (len(self.shape) - 1) << 5 | self.wide << 7
         head = _HEAD.pack(MAGIC, VERSION, bytes.fromhex(self.codec_id), flags, self.parameter)
-        body = head + b"".join(map(_varint, (*self.shape, len(self.payload)))) + self.payload
+        body = head + b"".join(map(_varint, (*self.shape, self.channels, len(self.payload)))) + self.payload
         return body + _CRC.pack(zlib.crc32(body))
 
     @classmethod
@@ -67,10 +70,10 @@ class Container:
             raise BitstreamError("The container is damaged or cut off: its checksum does not match; fetch it again.")
         position, numbers = _HEAD.size, []
         ndim = flags >> 5 & 3
-        for _ in range(ndim + 2):
+        for _ in range(ndim + 3):
             number, position = _read_varint(body, position)
             numbers.append(number)
-        *shape, length = numbers
+        *shape, channels, length = numbers
         depth = flags >> 3 & 3
         if ndim == 0 or depth >= len(_DEPTHS) or 0 in shape or math.prod(shape) > _MAX_SAMPLES:
             raise BitstreamError(f"The container's header makes no sense: shape {tuple(shape)}.")
@@ -80,6 +83,7 @@ class Container:
             codec_id=codec_id.hex(),
             parameter=parameter,
             shape=tuple(shape),
+            channels=channels,
             bit_depth=_DEPTHS[depth],
             backend=flags & 7,
             wide=bool(flags >> 7),

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import zstandard
 
+from cml.codecs.ctx import Ctx
 from cml.codecs.rans import Rans
 from cml.errors import BitstreamError, CodecError
 
@@ -50,7 +51,7 @@ class Zstd:
         return planes.T.copy().view(dtype).reshape(shape)
 
 
-BACKENDS: dict[str, EntropyCoder] = {"zstd": Zstd(), "rans": Rans()}
+BACKENDS: dict[str, EntropyCoder] = {"zstd": Zstd(), "rans": Rans(), "ctx": Ctx()}
 
 
 def backend(name: str) -> EntropyCoder:

@@ -22,6 +22,7 @@ CODECS = Registry(
         "jpeg2000": "cml.codecs.conventional:Jpeg2000",
         "webp": "cml.codecs.conventional:WebP",
         "avif": "cml.codecs.conventional:Avif",
+        "jpegxl": "cml.codecs.jpegxl:JpegXl",
     },
 )
 
@@ -58,7 +59,8 @@ def create_codec(name: str, **options: Any) -> Codec:
     """A codec at an operating point.
 
     Args:
-        name: "jpeg", "rgb_f8c48:step=0.5", a folder of config.json and model.safetensors, or "hf:owner/name".
+        name: "jpeg", "rgb_f8c48:step=0.5", a folder of config.json and model.safetensors, "hf:owner/name",
+            or a checkpoint of the papers' packages, "walloc:FILE.pth" or "livecodec:FILE".
         options: the same options as keywords; they win over those in the name.
 
     Raises:
@@ -69,6 +71,12 @@ def create_codec(name: str, **options: Any) -> Codec:
     options = written | options
     if name in CODECS:
         return _construct(CODECS.get(name), name, options)
+    if name.startswith(("walloc:", "livecodec:")):
+        from cml.codecs.published import load_published
+
+        codec = _construct(load_published, name, options, name=name)
+        _seen[codec.spec.codec_id] = name
+        return codec
     folder = hub.locate(name)
     if folder is None:
         raise CmlError(

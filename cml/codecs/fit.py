@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from cml.codecs import wavelet
+from cml.codecs.architecture import WaveletConfig
 from cml.codecs.base import CodecSpec, check_signal
-from cml.codecs.neural import WaveletCodec, WaveletConfig
+from cml.codecs.linear import LinearDecoder, LinearEncoder
+from cml.codecs.neural import WaveletCodec
 from cml.errors import CodecError
 
 
@@ -53,7 +55,6 @@ def fit_codec(
         boundary=boundary,
         provenance=provenance,
     )
-    WaveletCodec(config, name)  # refuses what does not fit together, before the data is read
     packet_channels = config.packet_channels
     spec = CodecSpec(name=name, ndim=ndim, channels=(channels,))
     total = torch.zeros(packet_channels, dtype=torch.float64)
@@ -78,8 +79,10 @@ def fit_codec(
     std = variance.flip(0)[:latent_channels].clamp(min=0).sqrt()
     config = replace(config, latent_std=tuple(float(f"{value:.6g}") or 1.0 for value in std.tolist()))
     codec = WaveletCodec(config, name)
-    codec.encoder_weight.copy_(basis)
-    codec.encoder_bias.copy_(-basis @ mean)
-    codec.decoder_weight.copy_(basis.T)
-    codec.decoder_bias.copy_(mean)
+    encoder, decoder = codec.encoder, codec.decoder
+    assert isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)
+    encoder.weight.copy_(basis)
+    encoder.bias.copy_(-basis @ mean)
+    decoder.weight.copy_(basis.T)
+    decoder.bias.copy_(mean)
     return codec

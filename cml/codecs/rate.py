@@ -1,4 +1,7 @@
-"""Rate control by search: the operating point of a codec whose bytes come nearest to a target."""
+"""Rate control by search: the operating point of a codec that meets a rate, or stays within a number of bytes."""
+
+import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -6,15 +9,52 @@ from cml.codecs.base import Codec
 from cml.codecs.factory import create_codec, parse_operating_point
 from cml.errors import CodecError
 
-# How each codec's rate is steered: option, values from the lowest rate to the highest.
-_WHOLE = {
-    "jpeg": ("quality", 1, 100),
-    "webp": ("quality", 0, 100),
-    "avif": ("quality", 0, 100),
-    "resize": ("factor", 32, 1),
+
+@dataclass(frozen=True)
+class Steering:
+    """How the rate of a codec is steered.
+
+    Attributes:
+        option: the option that is searched.
+        low, high: its values at the lowest and at the highest rate.
+        whole: whether it takes whole numbers only.
+    """
+
+    option: str
+    low: float
+    high: float
+    whole: bool = True
+
+    def middle(self, low: float, high: float) -> float:
+        """Halfway: between whole numbers, or between the logarithms of real ones."""
+        return round((low + high) / 2) if self.whole else float(f"{math.sqrt(low * high):.4g}")
+
+    def met(self, low: float, high: float) -> bool:
+        """Whether nothing worth trying lies between."""
+        return abs(high - low) <= 1 if self.whole else max(high, low) / min(high, low) < 1.01
+
+
+_STEERING = {
+    "jpeg": Steering("quality", 1, 100),
+    "webp": Steering("quality", 0, 100),
+    "avif": Steering("quality", 0, 100),
+    "jpegxl": Steering("quality", 0, 100),
+    "resize": Steering("factor", 32, 1),
+    "jpeg2000": Steering("rate", 2000.0, 1.0, whole=False),
 }
-_REAL = {"jpeg2000": ("rate", 2000.0, 1.0)}
-_STEP = ("step", 16.0, 0.01)
+_STEP = Steering("step", 16.0, 0.01, whole=False)
+
+
+def steering(name: str) -> Steering | None:
+    """How the rate of a codec is steered; None for a codec that has one rate only.
+
+    A codec without an entry here is steered by its quantization `step`, if its operating point has one.
+    """
+    base, options = parse_operating_point(name)
+    if base in _STEERING:
+        return _STEERING[base]
+    point = create_codec(base, **options).spec.name
+    return _STEP if _STEP.option in parse_operating_point(point)[1] else None
 
 
 def match_rate(name: str, x: Tensor, bpp: float) -> tuple[Codec, bytes]:
@@ -24,29 +64,63 @@ def match_rate(name: str, x: Tensor, bpp: float) -> tuple[Codec, bytes]:
         name: a codec, with options or without; the option that steers its rate is searched.
         x: the signal, (C, *spatial).
         bpp: target, 8 x the bytes of the whole container / samples of one channel.
+
+    Raises:
+        CodecError: the codec has one rate only, or the target is not above 0.
+    """
+    if not (bpp > 0 and math.isfinite(bpp)):
+        raise CodecError(f"A rate is a number of bits a pixel above 0, not {bpp}.")
+    target = bpp * x[0].numel() / 8
+    return min(_search(name, x, target), key=lambda tried: abs(len(tried[1]) - target))
+
+
+def fit_bytes(name: str, x: Tensor, max_bytes: int) -> tuple[Codec, bytes]:
+    """The operating point of the highest rate whose container for `x` has at most `max_bytes`, and that container.
+
+    Args:
+        name: a codec, with options or without; the option that steers its rate is searched.
+        x: the signal, (C, *spatial).
+        max_bytes: of the whole container.
+
+    Raises:
+        CodecError: the codec has one rate only, or not even its coarsest operating point fits.
+    """
+    tried = _search(name, x, max_bytes)
+    fitting = [item for item in tried if len(item[1]) <= max_bytes]
+    if not fitting:
+        codec, blob = min(tried, key=lambda item: len(item[1]))
+        size = "x".join(map(str, reversed(x.shape[1:])))
+        raise CodecError(
+            f"A signal of {size} does not fit into {max_bytes} bytes: {codec.spec.name} takes {len(blob)}; allow more, "
+            "make the signal smaller, or take a codec with a larger patch."
+        )
+    return max(fitting, key=lambda item: len(item[1]))
+
+
+def _search(name: str, x: Tensor, target: float) -> list[tuple[Codec, bytes]]:
+    """Bisect the steering option towards a number of bytes; every operating point tried, with its container.
+
+    An end of the range is among them if the search came to it.
     """
     base, fixed = parse_operating_point(name)
-    if base == "identity":
-        raise CodecError("identity has one rate only; choose a lossy codec.")
-    whole = base in _WHOLE
-    option, low, high = _WHOLE.get(base) or _REAL.get(base) or _STEP
+    steer = steering(name)
+    if steer is None:
+        raise CodecError(f"{base} has one rate only; choose a codec whose rate can be steered (cml list).")
+    tried: dict[float, tuple[Codec, bytes]] = {}
 
-    def attempt(value: float) -> tuple[float, Codec, bytes]:
-        codec = create_codec(base, **(fixed | {option: value}))
-        blob = codec.compress(x)
-        return 8 * len(blob) / x[0].numel() - bpp, codec, blob
+    def attempt(value: float) -> int:
+        if value not in tried:
+            codec = create_codec(base, **(fixed | {steer.option: value}))
+            tried[value] = codec, codec.compress(x)
+        return len(tried[value][1])
 
-    tried = []
-    for _ in range(24):
-        middle = round((low + high) / 2) if whole else float(f"{(low * high) ** 0.5:.3g}")
-        tried.append(attempt(middle))
-        if tried[-1][0] > 0:
+    low, high = steer.low, steer.high
+    while not steer.met(low, high):
+        middle = steer.middle(low, high)
+        if attempt(middle) > target:
             high = middle
         else:
             low = middle
-        if abs(high - low) <= 1 if whole else max(high, low) / min(high, low) < 1.02:
-            break
-    if whole:
-        tried += [attempt(low), attempt(high)]
-    _, codec, blob = min(tried, key=lambda item: abs(item[0]))
-    return codec, blob
+    attempt(low)
+    attempt(high)
+    return list(tried.values())

@@ -68,7 +68,7 @@ class Identity(Codec):
             samples = ((x + 1) * 32767.5).round().numpy().astype("<u2")
         else:
             samples = x.numpy().astype("<f4")
-        return Container(self._spec.codec_id, 0.0, tuple(x.shape), bit_depth, 0, False, samples.tobytes()).pack()
+        return Container(self._spec.codec_id, 0.0, tuple(x.shape), 0, bit_depth, 0, False, samples.tobytes()).pack()
 
     def _decompress(self, blob: bytes) -> Tensor:
         container = Container.unpack(blob)
@@ -130,7 +130,7 @@ class Resize(Codec):
         refuse_16_bits(self.spec.name, bit_depth)
         payload = save_picture(to_pillow(self.downsample(x)), self.spec.name, self._save)
         shape = tuple(x.shape)
-        return Container(self._spec.codec_id, float(self.factor), shape, bit_depth, 0, False, payload).pack()
+        return Container(self._spec.codec_id, float(self.factor), shape, 0, bit_depth, 0, False, payload).pack()
 
     def load_small(self, blob: bytes) -> Tensor:
         """Bytes to the small picture, what a model of the `resize` view reads."""

@@ -1,0 +1,90 @@
+"""`cml list` and `cml fit`: the codecs there are, and one of your own."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cml.cli.app import console, progress_bar
+from cml.errors import CmlError
+
+
+def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such as "rgb_*".')] = "*") -> None:
+    """List codecs, data sets, tasks, views and backbones."""
+    from cml.codecs.factory import create_codec, list_codecs
+    from cml.data.datasets import DATASETS
+    from cml.eval.protocols import VIEWS, views_of
+    from cml.models.backbones import BACKBONES
+    from cml.tasks.base import TASKS
+
+    view = Table(title="codecs")
+    for column in ("name", "default operating point", "latents", "reduction", "views"):
+        view.add_column(column)
+    for name in list_codecs(pattern):
+        try:
+            codec = create_codec(name)
+        except CmlError as error:  # its package is missing: the codec exists all the same
+            view.add_row(name, Text(str(error)))
+            continue
+        spec = codec.spec
+        latents = f"{spec.latent_channels} at 1/{spec.patch}" if spec.latent_channels else ""
+        reduction = f"{spec.dimension_reduction:g}x" if spec.dimension_reduction else ""
+        view.add_row(name, spec.name, latents, reduction, ", ".join(views_of(codec)))
+    console.print(view)
+    console.print("data sets: " + ", ".join(DATASETS.names()) + " (folder:PATH)", highlight=False)
+    console.print("tasks: " + ", ".join(TASKS.names()), highlight=False)
+    console.print("views: " + ", ".join(VIEWS), highlight=False)
+    console.print("backbones: cml:small, timm:NAME (" + ", ".join(BACKBONES.names()) + ")", highlight=False)
+
+
+def fit(
+    source: Annotated[Path, typer.Argument(help="A folder of pictures, searched with its subfolders.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The codec's folder; its path is its name.  [default: SOURCE_f8c48]"),
+    ] = None,
+    channels: Annotated[int, typer.Option(help="Latent channels.")] = 48,
+    levels: Annotated[int, typer.Option(help="Wavelet levels J; the patch is 2^J pixels.")] = 3,
+    gray: Annotated[bool, typer.Option("--gray", help="Fit to luma instead of RGB.")] = False,
+    step: Annotated[float, typer.Option(help="Default quantization step.")] = 0.5,
+) -> None:
+    """Fit a codec to your pictures in closed form: seconds, no training."""
+    from cml.codecs.fit import fit_codec
+    from cml.data.signals import find_images, read_image
+    from cml.hub import CONFIG
+
+    files = find_images(source)
+    if output is None:
+        output = Path(f"{source.resolve().name}_{'gray_' if gray else ''}f{2**levels}c{channels}")
+    if output.is_dir() and any(output.iterdir()) and not (output / CONFIG).exists():
+        raise CmlError(f"The folder {output} holds something else; give an empty or new one with -o.")
+    signal_channels = 1 if gray else 3
+    shown = f"cml fit {source.name} --channels {channels} --levels {levels}{' --gray' if gray else ''} --step {step:g}"
+    with progress_bar(len(files)) as advance:
+
+        def signals():
+            for path in files:
+                yield read_image(path, signal_channels)
+                advance()
+
+        codec = fit_codec(
+            signals(), name=output.name, ndim=2, channels=signal_channels, levels=levels, latent_channels=channels,
+            step=step, provenance={"data": f"{source.name}, {len(files)} pictures", "command": shown},
+        )  # fmt: skip
+    codec.save(output, _card(output.name, shown, source.name, len(files), codec.spec.name))
+    console.print(
+        f"{output}: {codec.spec.name}, {codec.spec.dimension_reduction:g}x dimension reduction, "
+        f"fingerprint {codec.codec_id}",
+        soft_wrap=True,
+    )
+
+
+def _card(name: str, command: str, data: str, count: int, point: str) -> str:
+    return (
+        f"# {name}\n\nA linear wavelet codec of cml, fitted in closed form: the eigenvectors of the covariance of CDF "
+        f"9/7 wavelet packets (see `cml/codecs/fit.py`). Default operating point `{point}`.\n\n"
+        f"- data: {data}, {count} pictures\n- recipe: "
+        f"`{command}`\n- training: none beyond the closed form\n"
+    )

@@ -1,0 +1,131 @@
+"""`cml encode` and `cml decode`: a file, or a folder of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cml.cli.app import console, errors, progress_bar
+from cml.errors import CmlError
+
+
+def encode(
+    source: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file, or folder, to write.")],
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "--codec", "-c", help="Operating point, such as rgb_f8c48:step=0.5 or jpeg:quality=10 (see `cml list`)."
+        ),
+    ] = None,
+    bpp: Annotated[float | None, typer.Option(help="Search the operating point nearest to this rate.")] = None,
+    max_bytes: Annotated[
+        int | None, typer.Option(help="Search the best operating point whose file is at most this large.")
+    ] = None,
+) -> None:
+    """Encode a picture, or every picture of a folder, to a file each.
+
+    Without --codec, colour goes to rgb_f8c48 and grey to gray_f8c16. --bpp and --max-bytes search each picture's own
+    operating point: the option that steers the rate (`step`, `quality`, `rate`, `factor`) is found, others are kept.
+    """
+    from cml.codecs.factory import create_codec
+    from cml.codecs.rate import fit_bytes, match_rate
+    from cml.data.signals import find_images, read_image
+    from cml.files import write_atomic
+
+    if bpp is not None and max_bytes is not None:
+        raise CmlError("--bpp and --max-bytes ask for two rates; give one of them.")
+
+    def one(path: Path, target: Path) -> str:
+        _spare(path, target)
+        x = read_image(path)
+        name = codec or ("rgb_f8c48" if len(x) == 3 else "gray_f8c16")
+        if bpp is not None:
+            chosen, blob = match_rate(name, x, bpp)
+        elif max_bytes is not None:
+            chosen, blob = fit_bytes(name, x, max_bytes)
+        else:
+            chosen = create_codec(name)
+            blob = chosen.compress(x)
+        write_atomic(target, blob)
+        pixels = x[0].numel()
+        bits = x.element_size() * 8 * x.numel()
+        rate = f"{8 * len(blob) / pixels:.3f} bpp, {bits / 8 / len(blob):.1f}:1"
+        return f"{target}: {len(blob)} bytes, {rate}, {chosen.spec.name}"
+
+    if source.is_dir():
+        suffix = _suffix(create_codec(codec).spec.name) if codec else ".cml"
+        _each_file(source, output, find_images(source), suffix, one)
+    else:
+        console.print(one(source, output), markup=False, highlight=False, soft_wrap=True)
+
+
+def decode(
+    source: Annotated[Path, typer.Argument(help="A file of `cml encode`, or a folder of them.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The picture (.png, .tif, .bmp), or folder, to write.")
+    ],
+    codec: Annotated[
+        str | None, typer.Option("--codec", "-c", help="Folder of the codec, where it is not one that comes with cml.")
+    ] = None,
+) -> None:
+    """Decode a file, or every file of a folder, to pictures; the codec is found from the bytes."""
+    from cml.codecs.bitstream import Container, is_container
+    from cml.codecs.factory import create_codec, identify
+    from cml.data.signals import write_image
+    from cml.errors import DataError
+    from cml.files import read_bytes
+
+    def one(path: Path, target: Path) -> str:
+        _spare(path, target)
+        blob = read_bytes(path)
+        chosen = create_codec(codec) if codec else identify(blob)
+        depth = Container.unpack(blob).bit_depth if is_container(blob) else 8
+        x = chosen.decompress(blob)
+        write_image(target, x, depth)
+        return f"{target}: {x.shape[2]}x{x.shape[1]}, {len(x)} channel(s), {chosen.spec.name.partition(':')[0]}"
+
+    if source.is_dir():
+        files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _ENCODED_SUFFIXES)
+        if not files:
+            raise DataError(f"{source} holds no encoded files ({', '.join(_ENCODED_SUFFIXES)}).")
+        _each_file(source, output, files, ".png", one)
+    else:
+        console.print(one(source, output), markup=False, highlight=False, soft_wrap=True)
+
+
+_SUFFIXES = {"jpeg": ".jpg", "jpeg2000": ".j2k", "webp": ".webp", "avif": ".avif", "jpegxl": ".jxl"}
+_ENCODED_SUFFIXES = (".cml", *_SUFFIXES.values())
+
+
+def _suffix(name: str) -> str:
+    return _SUFFIXES.get(name.partition(":")[0], ".cml")
+
+
+def _spare(source: Path, target: Path) -> None:
+    """Never write over what is read."""
+    if target.exists() and target.samefile(source):
+        raise CmlError(f"The output {target} is the input; give another name or folder.")
+
+
+def _each_file(source: Path, output: Path, files: list[Path], suffix: str, one: Callable[[Path, Path], str]) -> None:
+    """Apply to every file of a folder; a bad file is named and skipped, and the exit code is then 2."""
+    targets = [output / path.relative_to(source).with_suffix(suffix) for path in files]
+    doubled = {target for target in targets if targets.count(target) > 1} if len(set(targets)) < len(targets) else set()
+    if doubled:
+        raise CmlError(
+            f"Several files of {source} would become {sorted(doubled)[0]}; rename them or use separate folders."
+        )
+    bad = 0
+    with progress_bar(len(files)) as advance:
+        for path, target in zip(files, targets, strict=True):
+            try:
+                one(path, target)
+            except CmlError as error:
+                bad += 1
+                errors.print(f"cml: skipped: {error}", markup=False, highlight=False, soft_wrap=True)
+            advance()
+    console.print(f"{len(files) - bad} of {len(files)} files written to {output}", highlight=False, soft_wrap=True)
+    if bad:
+        raise typer.Exit(2)

@@ -1,0 +1,133 @@
+"""What a `WaveletCodec` is made of: its frozen configuration, and the encoder and decoder that it names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from cml.codecs.wavelet import BOUNDARIES
+from cml.errors import CodecError
+
+MAX_PACKET_CHANNELS = 8192
+ENCODERS = ("linear", "factorized")
+QUANTIZERS = ("uniform", "gaussian", "laplace")
+DECODERS = ("linear", "light", "attention", "residual", "oobleck")
+
+
+@dataclass(frozen=True)
+class WaveletConfig:
+    """What `config.json` holds.
+
+    Attributes:
+        ndim: D, spatial axes (1, 2, 3).
+        channels: C, channels of the signal.
+        levels: J, wavelet packet levels; the patch is F = 2^J.
+        latent_channels: c.
+        latent_mean, latent_std: per-channel statistics of the latents over the training data.
+        step: the default quantization step.
+        encoder: `linear` (WaLLoC) or `factorized` (LiVeAction), the latter of `encoder_depth` blocks.
+        quantizer: `uniform`, `gaussian` (WaLLoC, to `bits` bits at step 1) or `laplace` (LiVeAction).
+        decoder: `linear`, `light`, `attention` (LiVeAction), `residual` (WaLLoC) or `oobleck` (WaLLoC in 1-D), of
+            `decoder_width` channels and `decoder_depth` blocks where it has them.
+        boundary: `symmetric` or `periodic`.
+        rdo: default strength of rate-distortion optimised quantization; 0 rounds to the nearest.
+        entropy: the default entropy back-end.
+        provenance: data and command that made the weights; not part of the fingerprint.
+
+    Raises:
+        CodecError: values that do not go together.
+    """
+
+    ndim: int
+    channels: int
+    levels: int
+    latent_channels: int
+    latent_mean: tuple[float, ...]
+    latent_std: tuple[float, ...]
+    step: float
+    encoder: str = "linear"
+    encoder_depth: int = 4
+    quantizer: str = "uniform"
+    bits: int = 8
+    decoder: str = "linear"
+    decoder_width: int = 0
+    decoder_depth: int = 0
+    boundary: str = "symmetric"
+    rdo: float = 0.0
+    entropy: str = "rans"
+    provenance: Mapping[str, Any] | None = None
+
+    def __post_init__(self):
+        if not (0 <= self.levels <= 16 and self.ndim in (1, 2, 3) and self.channels >= 1):
+            raise CodecError(
+                f"A wavelet codec has 0 to 16 levels, 1 to 3 dimensions and 1 or more channels, not {self.levels}, "
+                f"{self.ndim} and {self.channels}."
+            )
+        packets = self.packet_channels
+        if packets > MAX_PACKET_CHANNELS:
+            raise CodecError(
+                f"{self.levels} levels make {packets} packet channels, more than the {MAX_PACKET_CHANNELS} that an "
+                "encoder is good for; take fewer levels."
+            )
+        c = self.latent_channels
+        if not 1 <= c <= packets:
+            raise CodecError(f"Latent channels must be 1 to {packets} at {self.levels} levels, not {c}.")
+        if not len(self.latent_mean) == len(self.latent_std) == c:
+            raise CodecError(f"{c} latent channels need as many means and standard deviations.")
+        for key, known in (
+            ("encoder", ENCODERS),
+            ("quantizer", QUANTIZERS),
+            ("decoder", DECODERS),
+            ("boundary", BOUNDARIES),
+        ):
+            if getattr(self, key) not in known:
+                raise CodecError(f"Unknown {key} {getattr(self, key)!r}: use one of {', '.join(known)}.")
+
+    @property
+    def packet_channels(self) -> int:
+        """C * 2^(D*J), channels after the wavelet packet transform."""
+        return self.channels * 2 ** (self.ndim * self.levels)
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The fields that decide what a bitstream decodes to, without those that the container carries or that only
+        the encoder reads."""
+        chosen = ("step", "entropy", "rdo", "provenance")
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in chosen}
+
+
+def make_encoder(config: WaveletConfig) -> nn.Module:
+    """packets (B, P, *grid) -> y (B, c, *grid)."""
+    if config.encoder == "factorized":
+        from cml.codecs.factorized import FactorizedEncoder
+
+        return FactorizedEncoder(config.ndim, config.packet_channels, config.latent_channels, config.encoder_depth)
+    from cml.codecs.linear import LinearEncoder
+
+    return LinearEncoder(config.packet_channels, config.latent_channels)
+
+
+def make_decoder(config: WaveletConfig) -> nn.Module:
+    """(z (B, c, *grid), step (B,)) -> packets (B, P, *grid)."""
+    ndim, c, packets = config.ndim, config.latent_channels, config.packet_channels
+    width, depth = config.decoder_width, config.decoder_depth
+    if config.decoder == "linear":
+        from cml.codecs.linear import LinearDecoder
+
+        return LinearDecoder(c, packets)
+    if config.decoder == "light":
+        from cml.codecs.light import LightDecoder
+
+        return LightDecoder(ndim, c, packets, width, depth)
+    if config.decoder == "attention":
+        from cml.codecs.attention import AttentionDecoder
+
+        return AttentionDecoder(ndim, c, packets, depth)
+    if config.decoder == "oobleck":
+        from cml.codecs.oobleck import OobleckDecoder
+
+        return OobleckDecoder(ndim, c, packets, width, config.levels, config.boundary)
+    from cml.codecs.residual import ResidualDecoder
+
+    return ResidualDecoder(ndim, c, packets, width)

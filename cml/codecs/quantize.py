@@ -1,0 +1,82 @@
+"""The quantizers: what is done to the latents of an encoder before they are rounded to integers.
+
+    y (B, c, *grid) --compand--> v --/step, round--> symbols --*step--> v --expand--> what the decoder reads
+
+A compander maps every channel into a fixed range through the distribution function of a prior, so that equal steps
+hold equal probability; a uniform quantizer leaves the latents alone, and the bits go where the energy is.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from cml.errors import CodecError
+from cml.registry import unknown
+
+
+class Uniform(nn.Module):
+    """No companding: one step for every channel, in the unit of the transform."""
+
+    def compand(self, y: Tensor) -> Tensor:
+        return y
+
+    def expand(self, v: Tensor) -> Tensor:
+        return v
+
+
+class GaussianCdf(nn.Module):
+    """The distribution function of one Gaussian, without learned parameters (WaLLoC, DCC 2025).
+
+        y (any) --2 m (Phi(y / s) - 1/2)--> v in [-m, m]       m = 2^(bits-1) - 0.501, s = (2^(bits-1) - 1) / 1.85
+        v --s Phi^-1(v / 2m + 1/2), probability clipped to [1e-4, 1 - 1e-4]--> y in [-3.72 s, 3.72 s]
+
+    At step 1 the symbols have `bits` bits; m stays short of the next half so that none rounds past them.
+    """
+
+    def __init__(self, bits: int = 8):
+        super().__init__()
+        peak = 2 ** (bits - 1) - 1
+        self.scale = peak / 1.85
+        self.limit = peak + 0.5 - 1e-3
+
+    def compand(self, y: Tensor) -> Tensor:
+        return self.limit * torch.erf(y / (self.scale * math.sqrt(2)))
+
+    def expand(self, v: Tensor) -> Tensor:
+        return self.scale * math.sqrt(2) * torch.erfinv((v / self.limit).clamp(-0.9998, 0.9998))
+
+
+class LaplaceCdf(nn.Module):
+    """The distribution function of a Laplacian of learned width, one per channel (LiVeAction, DCC 2026).
+
+        y (any) --127 sign(y) (1 - exp(-|y| / sigma))--> v in [-127, 127]        the decoder reads v as it is
+
+    Args:
+        channels: c.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.sigma = nn.Parameter(torch.full((channels,), 42.0))
+
+    def compand(self, y: Tensor) -> Tensor:
+        sigma = self.sigma.clamp(min=1e-6).view(-1, *[1] * (y.dim() - 2))
+        return -127 * y.sign() * torch.expm1(-y.abs() / sigma)
+
+    def expand(self, v: Tensor) -> Tensor:
+        return v
+
+
+Quantizer = Uniform | GaussianCdf | LaplaceCdf
+
+
+def make_quantizer(name: str, channels: int, bits: int = 8) -> Quantizer:
+    """`uniform`, `gaussian` or `laplace`, for c latent channels; `bits` is the range of `gaussian` at step 1."""
+    if name == "uniform":
+        return Uniform()
+    if name == "gaussian":
+        return GaussianCdf(bits)
+    if name == "laplace":
+        return LaplaceCdf(channels)
+    raise CodecError(unknown("quantizer", name, ["uniform", "gaussian", "laplace"]))

@@ -1,0 +1,121 @@
+"""Recipes: the small yaml files that `cml train codec` reads, each the whole story of a trained codec."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from cml.errors import CmlError, DataError
+from cml.files import read_bytes
+
+
+@dataclass(frozen=True)
+class CodecRecipe:
+    """How a codec is trained.
+
+    Attributes:
+        data: folders of pictures; environment variables are replaced, `$CML_DATA` by ../shared/data where it is unset.
+        codec: fields of `WaveletConfig`: levels, latent_channels, and where they differ from its defaults channels
+            (3), encoder, quantizer, decoder and their sizes, boundary, step, rdo, entropy.
+        closed_form: start linear encoders and the linear part of decoders from the closed form; else from random.
+        steps: smallest and largest quantization step; each iteration draws one, log-uniformly.
+        rate_weight: lambda of log10 MSE + lambda log2 rate; 0 trains for distortion alone.
+        rate: `context`, an estimate of what the context coder spends, or `std`, the scalar of LiveAction.
+        rounding: `noise`, uniform noise of one step, or `hard`, the codec's own with straight-through gradient.
+        freeze_after: share of the iterations after which the encoder is frozen and rounding is hard; 0 freezes it
+            from the start.
+        crop, batch: side of the crops, and how many an iteration has, over all processes together.
+        scales: sizes at which each picture enters.
+        iterations: how many; 0 leaves the codec that training would start from.
+        lr: peak learning rate of AdamW, after `warmup` iterations, then cosine to zero.
+        linear_lr: that of parts which start from the closed form.
+        clip: largest norm of the gradient.
+        ema: decay of the average of the weights that is validated and saved.
+        validation: every how many-th picture is held out.
+        every: iterations between validations and checkpoints.
+        seed: of crops, steps and initial weights.
+
+    Raises:
+        CmlError: values that do not make sense.
+    """
+
+    data: tuple[str, ...]
+    codec: Mapping[str, Any]
+    closed_form: bool = True
+    steps: tuple[float, float] = (0.1, 1.0)
+    rate_weight: float = 0.32
+    rate: str = "context"
+    rounding: str = "hard"
+    freeze_after: float = 0.7
+    crop: int = 128
+    batch: int = 12
+    scales: tuple[float, ...] = (1.0, 0.7, 0.5)
+    iterations: int = 6000
+    lr: float = 1e-3
+    linear_lr: float = 1e-4
+    warmup: int = 200
+    clip: float = 1.0
+    ema: float = 0.999
+    validation: int = 14
+    every: int = 500
+    seed: int = 0
+    name: str = field(default="", compare=False)
+
+    def __post_init__(self):
+        low, high = self.steps
+        checks = {
+            "data must name at least one folder": len(self.data) > 0,
+            "steps must be two positive numbers, the smaller first": 0 < low <= high,
+            "rate must be context or std": self.rate in ("context", "std"),
+            "rounding must be hard or noise": self.rounding in ("hard", "noise"),
+            "freeze_after must be 0 to 1": 0 <= self.freeze_after <= 1,
+            "crop, batch, every and warmup must be 1 or more": min(self.crop, self.batch, self.every, self.warmup) >= 1,
+            "iterations must be 0 or more": self.iterations >= 0,
+            "lr, linear_lr and clip must be positive": min(self.lr, self.linear_lr, self.clip) > 0,
+            "ema must be 0 to 1, 1 excluded": 0 <= self.ema < 1,
+            "validation must be 2 or more": self.validation >= 2,
+            "codec must name levels and latent_channels": {"levels", "latent_channels"} <= set(self.codec),
+        }
+        for sentence, holds in checks.items():
+            if not holds:
+                raise CmlError(f"The recipe is wrong: {sentence}.")
+
+    def key(self) -> dict[str, Any]:
+        """What must not change when a run goes on: everything but the number of iterations between checkpoints."""
+        return {name: value for name, value in asdict(self).items() if name not in ("every", "name")}
+
+    def folders(self) -> list[Path]:
+        """The folders of `data`."""
+        os.environ.setdefault("CML_DATA", "../shared/data")
+        return [Path(os.path.expandvars(name)).expanduser() for name in self.data]
+
+
+def load_recipe(path: str | Path) -> CodecRecipe:
+    """Read a recipe.
+
+    Raises:
+        DataError: no such file.
+        CmlError: not yaml, an unknown key, a value of the wrong kind.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(read_bytes(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not yaml: {str(error).splitlines()[0]}.") from error
+    known = {f.name for f in fields(CodecRecipe)}
+    if not isinstance(raw, dict) or not {"data", "codec"} <= set(raw):
+        raise CmlError(f"{path} is no recipe: it must be a yaml mapping with at least `data` and `codec`.")
+    if set(raw) - known:
+        raise CmlError(
+            f"{path} has the unknown key {sorted(set(raw) - known)[0]!r}; a recipe has {', '.join(sorted(known))}."
+        )
+    raw = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    if isinstance(raw["data"], str):
+        raw["data"] = (raw["data"],)
+    try:
+        return CodecRecipe(**{"name": path.stem} | raw)
+    except (TypeError, ValueError) as error:
+        raise CmlError(f"{path} is no recipe: {error}.") from error

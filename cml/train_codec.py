@@ -1,0 +1,307 @@
+"""Training a codec from its closed form: the encoder, the decoder or both, for a range of quantization steps."""
+
+import copy
+import io
+import json
+import math
+import pickle
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cml.codecs.architecture import WaveletConfig
+from cml.codecs.fit import fit_codec
+from cml.codecs.light import LightDecoder
+from cml.codecs.linear import LinearDecoder, LinearEncoder
+from cml.codecs.neural import WaveletCodec
+from cml.codecs.rdo import bits, rdo_round
+from cml.data.crops import Crops
+from cml.errors import CmlError
+from cml.files import write_atomic
+from cml.recipes import CodecRecipe
+
+CHECKPOINT = "training.pt"
+REPORT = 20
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: means since the last report.
+
+    Attributes:
+        iteration: how many are done.
+        loss: log10 MSE + lambda log2 rate.
+        bpp: estimated rate, bits a position of the signal.
+        psnr: dB, from the mean squared error of all crops since the last report, whatever their step.
+        rate: crops a second.
+    """
+
+    iteration: int
+    loss: float
+    bpp: float
+    psnr: float
+    rate: float
+
+
+def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCodec:
+    """The codec that training begins with: the closed form of the signals where the architecture has a place for it."""
+    chosen = {"ndim": signals[0].dim() - 1, "channels": len(signals[0]), "step": math.prod(recipe.steps) ** 0.5}
+    chosen |= dict(recipe.codec)
+    if chosen.get("decoder") == "light":
+        # Equal cost a position of the signal: half the resolution of the latent grid affords twice the width.
+        chosen = {"decoder_width": 96 * 2 ** max(0, chosen["levels"] - 3), "decoder_depth": 4} | chosen
+    c = chosen["latent_channels"]
+    unknown = {"latent_mean": (0.0,) * c, "latent_std": (1.0,) * c}
+    torch.manual_seed(recipe.seed)
+    try:
+        config = WaveletConfig(**unknown | chosen)
+    except TypeError as error:
+        raise CmlError(f"The recipe's codec is wrong: {error}.") from error
+    closed = fit_codec(
+        signals, name="start", ndim=config.ndim, channels=config.channels, levels=config.levels,
+        latent_channels=c, boundary=config.boundary,
+    )  # fmt: skip
+    std = closed.config.latent_std
+    codec = WaveletCodec(replace(config, latent_std=std), recipe.name)
+    encoder, decoder = closed.encoder, closed.decoder
+    assert isinstance(encoder, LinearEncoder) and isinstance(decoder, LinearDecoder)
+    if not recipe.closed_form:
+        for matrix in (encoder.weight, decoder.weight):
+            nn.init.xavier_uniform_(matrix)
+    # A compander spreads its range over the strongest channel; the linear parts take the gain and give it back.
+    gain = {"uniform": 1.0, "gaussian": 68.65, "laplace": 42.0}[config.quantizer] / (
+        1.0 if config.quantizer == "uniform" else std[0]
+    )
+    with torch.no_grad():
+        if isinstance(codec.encoder, LinearEncoder):
+            codec.encoder.weight.copy_(encoder.weight * gain)
+            codec.encoder.bias.copy_(encoder.bias * gain)
+        inner = codec.decoder.linear if isinstance(codec.decoder, LightDecoder) else codec.decoder
+        if isinstance(inner, LinearDecoder):
+            inner.weight.copy_(decoder.weight / gain)
+            inner.bias.copy_(decoder.bias)
+        if isinstance(codec.decoder, LightDecoder):
+            codec.decoder.variance.copy_((torch.tensor(std) * gain).square().view_as(codec.decoder.variance))
+    return codec
+
+
+class CodecLoss(nn.Module):
+    """crops -> analysis -> quantized latents -> synthesis -> log10 MSE + lambda log2 rate.
+
+    The distortion is the mean over crops of log10(MSE_i + mean MSE): half way between the mean of the decibels, which
+    a report quotes, and the decibels of the mean, which busy crops decide. With the rate in the logarithm too, one
+    lambda fits all steps: over the usual range a codec gains about 4.6 dB for each e-fold of rate.
+    """
+
+    def __init__(self, codec: WaveletCodec, recipe: CodecRecipe):
+        super().__init__()
+        self.codec, self.recipe = codec, recipe
+
+    def forward(self, x: Tensor, step: float, frozen: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, *S) to (loss, estimated bits a position, mean squared error of the [-1, 1] signal)."""
+        codec, recipe = self.codec, self.recipe
+        with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
+            z = codec.analysis(x)
+        v = z / step
+        hard = frozen or recipe.rounding == "hard"
+        rounded = rdo_round(v, codec.rdo) if hard else v + torch.rand_like(v) - 0.5
+        x_hat = codec.synthesis((v + (rounded - v).detach()) * step, tuple(x.shape[2:]), z.new_full((len(z),), step))
+        error = (x_hat - x).square().flatten(1).mean(1)
+        bpp = bits(v).sum() / x[:, 0].numel()
+        rate = v.std().log2() if recipe.rate == "std" else bpp.clamp(min=1e-6).log2()
+        loss = (error + error.mean().detach()).log10().mean() + recipe.rate_weight * rate
+        return loss, bpp.detach(), error.mean().detach()
+
+
+def train_codec(
+    recipe: CodecRecipe,
+    signals: Sequence[Tensor],
+    out: str | Path,
+    on_start: Callable[[WaveletCodec], None] = lambda codec: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    on_validation: Callable[[int, WaveletCodec], None] = lambda iteration, codec: None,
+) -> WaveletCodec:
+    """Train a codec and leave it in a folder that is usable by its path from the first checkpoint on.
+
+    Runs under Hugging Face Accelerate: one process or many, on what devices it finds; the crops and the quantization
+    steps depend on the seed and not on the number of processes. Interrupted and called again, it goes on from the
+    last checkpoint with the same crops that would have come.
+
+    Args:
+        recipe: what to do.
+        signals: uint8 or float (C, *S), the training part of the data.
+        out: folder of config.json, model.safetensors, the model card, the recipe and the checkpoint.
+        on_start: called once with the codec that training begins with.
+        on_progress: called every 20 iterations, on the main process.
+        on_validation: called every `recipe.every` iterations with the averaged codec, on the main process.
+
+    Raises:
+        CmlError: the folder holds a run of another recipe, or the loss is no longer a number.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    out = Path(out)
+    # The encoder gets no gradient once it is frozen.
+    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    if recipe.batch % accelerator.num_processes:
+        raise CmlError(f"batch, {recipe.batch}, must be a multiple of the {accelerator.num_processes} processes.")
+    codec = starting_codec(recipe, signals)
+    on_start(codec)
+    codec.train()
+    optimizer = torch.optim.AdamW(_groups(codec, recipe), weight_decay=0.0)
+    model, optimizer = accelerator.prepare(CodecLoss(codec, recipe), optimizer)
+    average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+    start = _resume(out / CHECKPOINT, recipe, codec, average, optimizer)
+    crops = Crops(signals, recipe.crop, recipe.scales, recipe.seed)
+    share = recipe.batch // accelerator.num_processes
+    mine = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
+    meter = _Meter(recipe.batch)
+    for done in range(start + 1, recipe.iterations + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * _schedule(done - 1, recipe)
+        x = crops.batch(done, mine).to(accelerator.device)
+        # Noise is drawn from here: the same after an interruption, another on every process.
+        torch.manual_seed(recipe.seed + done * accelerator.num_processes + accelerator.process_index)
+        loss, bpp, error = model(x, _draw_step(done, recipe), done > recipe.freeze_after * recipe.iterations)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        average.update_parameters(codec)
+        meter.add(loss, bpp, error)
+        last = done == recipe.iterations
+        if done % REPORT == 0 or last:
+            progress = meter.report(done)
+            if not math.isfinite(progress.loss):
+                raise CmlError(f"The loss is no longer a number at iteration {done}: take a smaller lr.")
+            if accelerator.is_main_process:
+                on_progress(progress)
+        if (done % recipe.every == 0 or last) and accelerator.is_main_process:
+            finished = finish(average.module, recipe, crops, done)
+            finished.save(out, card(recipe, done, str(accelerator.device)))
+            _save(out / CHECKPOINT, recipe, done, codec, average, optimizer)
+            on_validation(done, finished)
+    accelerator.wait_for_everyone()
+    return finish(average.module, recipe, crops, recipe.iterations)
+
+
+def _groups(codec: WaveletCodec, recipe: CodecRecipe) -> list[dict[str, Any]]:
+    """Parts that start from the closed form learn at their own, smaller rate."""
+    slow, fast = [], []
+    for part in codec.modules():
+        own = list(part.parameters(recurse=False))
+        (slow if recipe.closed_form and isinstance(part, (LinearEncoder, LinearDecoder)) else fast).extend(own)
+    groups = [{"params": slow, "peak": recipe.linear_lr}, {"params": fast, "peak": recipe.lr}]
+    return [group | {"lr": group["peak"]} for group in groups if group["params"]]
+
+
+def _schedule(iteration: int, recipe: CodecRecipe) -> float:
+    """Linear warm-up, then cosine to zero, as a share of the peak."""
+    warm = min(recipe.warmup, recipe.iterations)
+    if iteration < warm:
+        return (iteration + 1) / warm
+    return 0.5 + 0.5 * math.cos(math.pi * (iteration - warm) / max(1, recipe.iterations - warm))
+
+
+def _draw_step(iteration: int, recipe: CodecRecipe) -> float:
+    low, high = recipe.steps
+    state = np.random.SeedSequence((recipe.seed, iteration)).generate_state(1)[0] / 2**32
+    return low * (high / low) ** float(state)
+
+
+class _Meter:
+    """Means since the last report."""
+
+    def __init__(self, batch: int):
+        self.batch = batch
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums, self.count, self.start = [0.0] * 3, 0, time.perf_counter()
+
+    def add(self, *values: Tensor) -> None:
+        self.sums = [total + float(value.detach()) for total, value in zip(self.sums, values, strict=True)]
+        self.count += 1
+
+    def report(self, iteration: int) -> Progress:
+        loss, bpp, error = (total / self.count for total in self.sums)
+        rate = self.batch * self.count / (time.perf_counter() - self.start)
+        self._reset()
+        # A [-1, 1] signal has a range of 2: four times the squared error of one of range 1.
+        return Progress(iteration, loss, bpp, -10 * math.log10(error / 4) if error > 0 else math.inf, rate)
+
+
+def _save(path: Path, recipe: CodecRecipe, done: int, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> None:
+    state = {
+        "recipe": json.dumps(recipe.key(), sort_keys=True), "done": done, "codec": codec.state_dict(),
+        "average": average.state_dict(), "optimizer": optimizer.state_dict(),
+    }  # fmt: skip
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _resume(path: Path, recipe: CodecRecipe, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> int:
+    """Load a checkpoint; how many iterations it has done, 0 where there is none."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["recipe"] != json.dumps(recipe.key(), sort_keys=True):
+            raise CmlError(f"{path.parent} holds a run of another recipe: give another folder, or remove {path.name}.")
+        codec.load_state_dict(state["codec"])
+        average.load_state_dict(state["average"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state["done"]
+    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise CmlError(f"Cannot read the checkpoint {path}: {str(error).splitlines()[0]}; remove it.") from error
+
+
+@torch.no_grad()
+def finish(trained: nn.Module, recipe: CodecRecipe, crops: Crops, done: int) -> WaveletCodec:
+    """A codec to keep: statistics of its latents over 64 batches of crops, channels in order of their energy."""
+    assert isinstance(trained, WaveletCodec)
+    trained = copy.deepcopy(trained).cpu().eval()
+    values = [trained.analysis(crops.batch(-n, range(recipe.batch))).transpose(0, 1).flatten(1) for n in range(1, 65)]
+    mean, std = torch.cat(values, 1).mean(1), torch.cat(values, 1).std(1)
+    order = torch.arange(len(std))
+    # The companding widths of `laplace` belong to their channels, which training has ordered by nothing.
+    if isinstance(trained.encoder, LinearEncoder) and trained.config.quantizer != "laplace":
+        order = std.argsort(descending=True)
+        for parameter in (trained.encoder.weight, trained.encoder.bias):
+            parameter.copy_(parameter[order])
+        for parameter in _read_by(trained.decoder):
+            parameter.copy_(parameter[:, order])
+    numbers = [tuple(float(f"{value:.6g}") for value in statistic[order].tolist()) for statistic in (mean, std)]
+    provenance = {"recipe": f"{recipe.name}.yaml", "iterations": done, "torch": torch.__version__}
+    config = replace(trained.config, latent_mean=numbers[0], latent_std=numbers[1], provenance=provenance)
+    codec = WaveletCodec(config, recipe.name)
+    codec.load_state_dict(trained.state_dict())
+    return codec
+
+
+def _read_by(decoder: nn.Module) -> list[Tensor]:
+    """The tensors of a decoder whose second axis is the latent channels."""
+    if isinstance(decoder, LightDecoder):
+        return [decoder.linear.weight, decoder.enter.weight, decoder.variance]
+    if isinstance(decoder, LinearDecoder):
+        return [decoder.weight]
+    return []
+
+
+def card(recipe: CodecRecipe, done: int, device: str) -> str:
+    """The model card: what the codec is and how it came about."""
+    import yaml
+
+    text = yaml.safe_dump(json.loads(json.dumps(recipe.key())), sort_keys=False, default_flow_style=None, width=100)
+    return (
+        f"# {recipe.name}\n\nA wavelet codec of cml, trained with `cml train codec {recipe.name}.yaml`: {done} of "
+        f"{recipe.iterations} iterations on `{device}`. The recipe:\n\n```yaml\n{text}```\n"
+    )

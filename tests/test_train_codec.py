@@ -1,0 +1,243 @@
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cml
+from cml.codecs.light import LightDecoder
+from cml.codecs.neural import WaveletCodec
+from cml.data.crops import Crops
+from cml.errors import CmlError, DataError
+from cml.recipes import CodecRecipe, load_recipe
+from cml.train_codec import CHECKPOINT, starting_codec, train_codec
+from cml.validation import picture, validate
+
+RECIPE = CodecRecipe(
+    data=("unused",),
+    codec={"levels": 2, "latent_channels": 6, "decoder": "light", "decoder_width": 16, "decoder_depth": 1},
+    steps=(0.2, 0.4),
+    crop=32,
+    batch=4,
+    scales=(1.0,),
+    iterations=60,
+    warmup=10,
+    every=20,
+    lr=3e-3,
+    ema=0.9,
+    name="toy",
+)
+
+
+def shapes(seed: int) -> torch.Tensor:
+    """Half planes and stripes: edges, which a linear decoder of few channels blurs and a network can sharpen."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:96, 0:80]
+    plane = np.full((96, 80), 60.0)
+    for _ in range(6):
+        angle, offset, pitch = rng.uniform(0, np.pi), rng.uniform(0, 60), rng.uniform(20, 60)
+        plane += 30 * (np.sin((x * np.cos(angle) + y * np.sin(angle) + offset) * 2 * np.pi / pitch) > 0)
+    return torch.from_numpy(np.clip(np.stack([plane, plane * 0.8, 255 - plane]), 0, 255).astype(np.uint8))
+
+
+SIGNALS = [shapes(seed) for seed in range(4)]
+
+
+def weights(codec: WaveletCodec) -> torch.Tensor:
+    return torch.cat([value.flatten() for value in codec.state_dict().values()])
+
+
+# crops
+
+
+def test_crops_are_a_function_of_seed_iteration_and_index():
+    crops = Crops(SIGNALS, 32, (1.0, 0.5), seed=3)
+    batch = crops.batch(7, range(4))
+    assert batch.shape == (4, 3, 32, 32) and batch.dtype == torch.float32 and batch.abs().max() <= 1
+    assert torch.equal(batch[2:], Crops(SIGNALS, 32, (1.0, 0.5), seed=3).batch(7, range(2, 4)))
+    for other in (crops.batch(8, range(4)), Crops(SIGNALS, 32, (1.0, 0.5), seed=4).batch(7, range(4))):
+        assert not torch.equal(batch, other)
+
+
+@pytest.mark.parametrize("size", [(300,), (12, 40), (9, 10, 11)])
+def test_crops_in_every_dimension_and_of_small_signals(size):
+    x = torch.rand(2, *size) * 2 - 1
+    assert Crops([x], 16).batch(1, range(3)).shape == (3, 2, *[16] * len(size))
+
+
+def test_no_signals():
+    with pytest.raises(DataError, match="nothing to train on"):
+        Crops([], 16)
+
+
+# recipes
+
+
+def test_every_bundled_recipe_is_read_and_names_what_it_made():
+    found = sorted(Path(cml.__file__).parent.glob("weights/*/recipe.yaml"))
+    assert found
+    for path in found:
+        recipe = load_recipe(path)
+        codec = cml.create_codec(path.parent.name)
+        assert isinstance(codec, WaveletCodec)
+        assert codec.config.levels == recipe.codec["levels"]
+        assert codec.config.latent_channels == recipe.codec["latent_channels"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nspeed: 9", "unknown key 'speed'"),
+        ("data: [a]\ncodec: {levels: 2}", "levels and latent_channels"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nsteps: [2, 1]", "smaller first"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nrounding: up", "hard or noise"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nlr: fast", "no recipe"),
+        ("just words", "no recipe"),
+        ("a: [", "not yaml"),
+    ],
+)
+def test_wrong_recipes_get_a_sentence(text, sentence, tmp_path):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(CmlError, match=sentence):
+        load_recipe(tmp_path / "r.yaml")
+
+
+# training
+
+
+def mse(codec: WaveletCodec, step: float) -> float:
+    at = codec.at(step)
+    errors = [(at.decode(at.encode(x)) - (x.float() / 127.5 - 1)).square().mean() for x in SIGNALS]
+    return float(torch.stack(errors).mean())
+
+
+def test_training_starts_from_the_closed_form_and_betters_it(tmp_path):
+    recipe = replace(RECIPE, iterations=120, freeze_after=0.5, rate_weight=0.0)
+    start = starting_codec(recipe, SIGNALS)
+    linear = start.decoder.linear if isinstance(start.decoder, LightDecoder) else None
+    assert linear is not None
+    z = torch.randn(1, 6, 4, 4)
+    step = torch.tensor([0.3])
+    assert torch.allclose(start.decoder(z, step), linear(z, step))
+    seen = []
+    trained = train_codec(recipe, SIGNALS, tmp_path, on_progress=seen.append)
+    assert seen[-1].iteration == 120 and seen[-1].loss < seen[0].loss
+    assert mse(trained, 0.4) < 0.96 * mse(start, 0.4)
+    assert mse(trained, 0.2) < mse(start, 0.2)
+    std = trained.config.latent_std
+    assert list(std) == sorted(std, reverse=True)
+    assert cml.create_codec(str(tmp_path)).spec.codec_id == trained.codec_id
+
+
+@pytest.mark.parametrize("rounding", ["noise", "hard"])
+def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(rounding, tmp_path):
+    recipe = replace(RECIPE, rounding=rounding)
+    whole = train_codec(recipe, SIGNALS, tmp_path / "whole")
+
+    class Interruption(Exception):
+        pass
+
+    def interrupt(progress):
+        if progress.iteration == 40 and (tmp_path / "cut" / CHECKPOINT).exists():
+            raise Interruption
+
+    with pytest.raises(Interruption):
+        train_codec(recipe, SIGNALS, tmp_path / "cut", on_progress=interrupt)
+    cml.create_codec(str(tmp_path / "cut")).compress(SIGNALS[0])
+    resumed = train_codec(recipe, SIGNALS, tmp_path / "cut")
+    assert torch.equal(weights(whole), weights(resumed))
+    with pytest.raises(CmlError, match="another recipe"):
+        train_codec(replace(recipe, seed=1), SIGNALS, tmp_path / "cut")
+    (tmp_path / "cut" / CHECKPOINT).write_bytes(b"damaged")
+    with pytest.raises(CmlError, match="remove it"):
+        train_codec(recipe, SIGNALS, tmp_path / "cut")
+
+
+def test_a_frozen_encoder_stays_the_closed_form(tmp_path):
+    recipe = replace(RECIPE, freeze_after=0.0, iterations=20)
+    start, trained = starting_codec(recipe, SIGNALS), train_codec(recipe, SIGNALS, tmp_path)
+    closed, kept = (dict(codec.encoder.named_parameters()) for codec in (start, trained))
+    order = torch.tensor([int((closed["weight"] - row).square().sum(1).argmin()) for row in kept["weight"]])
+    assert torch.equal(closed["weight"][order], kept["weight"]) and sorted(order.tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize(
+    "codec",
+    [
+        {"levels": 3, "latent_channels": 8, "encoder": "factorized", "quantizer": "laplace", "decoder": "attention"},
+        {"levels": 3, "latent_channels": 8, "quantizer": "gaussian", "decoder": "light", "decoder_width": 16},
+        {"levels": 3, "latent_channels": 8, "decoder": "residual", "decoder_width": 32},
+    ],
+)
+def test_every_architecture_trains(codec, tmp_path):
+    plan = replace(RECIPE, codec=codec | {"encoder_depth": 1, "decoder_depth": 1}, iterations=4, every=4, rate="std")
+    trained = train_codec(replace(plan, steps=(0.5, 2.0)), SIGNALS, tmp_path)
+    loaded = cml.create_codec(str(tmp_path), step=1.0)
+    blob = loaded.compress(SIGNALS[0])
+    assert torch.equal(cml.decompress(blob), trained.at(1.0).decompress(blob))
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    with pytest.raises(CmlError, match="smaller lr"):
+        train_codec(replace(RECIPE, lr=1e30, linear_lr=1e30, clip=1e30, warmup=1), SIGNALS, tmp_path)
+
+
+def test_validation_counts_real_bytes():
+    codec = starting_codec(RECIPE, SIGNALS)
+    points = validate(codec, SIGNALS[:1], (0.1, 0.4))
+    assert [p.step for p in points] == pytest.approx([0.4, 0.2, 0.1])
+    at = codec.at(0.1)
+    assert points[-1].bpp == 8 * len(at.compress(SIGNALS[0])) / (96 * 80)
+    assert points[0].psnr < points[1].psnr < points[2].psnr
+    assert picture(SIGNALS[0], codec, codec, (0.1, 0.4))[:4] == b"\x89PNG"
+
+
+# the command
+
+
+def launch(folder: Path, *options: str, **kwargs) -> "subprocess.Popen[str]":
+    command = [sys.executable, *options, "train", "codec", "toy.yaml", "-o", "mine", "--threads", "1"]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )  # fmt: skip
+
+
+@pytest.fixture
+def toy(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number, x in enumerate(SIGNALS):
+        Image.fromarray(x.permute(1, 2, 0).numpy()).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "toy.yaml").write_text(
+        "data: [photos]\ncodec: {levels: 2, latent_channels: 6, decoder: light, decoder_width: 8, decoder_depth: 1}\n"
+        "crop: 32\nbatch: 4\niterations: 120\nevery: 20\nvalidation: 4\n"
+    )
+    return tmp_path
+
+
+def test_the_command_resumes_after_sigkill(toy):
+    process = launch(toy, "-m", "cml")
+    deadline = time.monotonic() + 120
+    while not (toy / "mine" / CHECKPOINT).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    out, err = launch(toy, "-m", "cml").communicate()
+    assert "120/120" in out and "20/120  held" not in out.replace("120/120", ""), out + err
+    assert {"config.json", "model.safetensors", "README.md", "recipe.yaml", "validation.png"} <= {
+        path.name for path in (toy / "mine").iterdir()
+    }
+    codec = cml.create_codec(str(toy / "mine"), step=0.3)
+    assert torch.isfinite(codec.decompress(codec.compress(SIGNALS[0]))).all()
+
+
+def test_two_processes_train_one_codec(toy):
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--module", "cml")
+    out, err = launch(toy, *launcher).communicate()
+    assert out.count("120/120") == 1, out + err
+    assert cml.create_codec(str(toy / "mine")).spec.latent_channels == 6
