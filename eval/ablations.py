@@ -16,9 +16,9 @@ from rich.console import Console
 
 from cml.errors import CmlError
 from cml.files import write_atomic
-from cml.recipes import CodecRecipe, load_recipe
-from cml.train_codec import train_codec
-from cml.validation import read_pictures, validate
+from cml.train.codec import train_codec
+from cml.train.recipes import CodecRecipe, load_recipe
+from cml.train.validation import read_pictures, validate
 
 BASE = "base"
 POINTS = 5

@@ -42,8 +42,10 @@ LADDERS: Mapping[str, tuple[float, ...]] = {
     "resize": (8, 6, 4, 3, 2),
 }
 """Values of the steering option for a codec named without one: from about 0.1 to about 3 bits a pixel of a photo."""
-STEPS = (2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.24, 0.16)
-"""The same for codecs that are steered by their quantization step."""
+STEPS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.48, 0.32)
+"""The same for codecs that are steered by their quantization step, in units of their default step."""
+PAPERS_ANCHOR = "jpeg2000:wavelet=5/3,colour=rgb"
+"""The JPEG 2000 that the authors of WaLLoC and LiVeAction compare with: Pillow's defaults, no colour transform."""
 
 # Raised whenever a measured number changes its meaning; rows of different versions are never mixed.
 RD_VERSION = 1
@@ -155,7 +157,7 @@ def _size(file: Path, channels: int) -> tuple[int, int]:
 def default_codecs(notes: list[str]) -> list[str]:
     """The codecs people use and the bundled ones for RGB; a missing package leaves its codec out, with a note."""
     names = []
-    for name in ("jpeg2000", "jpeg", "webp", "avif", "jpegxl"):
+    for name in ("jpeg2000", PAPERS_ANCHOR, "jpeg", "webp", "avif", "jpegxl"):
         try:
             create_codec(name)
             names.append(name)
@@ -178,12 +180,20 @@ def points_of(names: Sequence[str]) -> list[Point]:
     for name in names:
         base, options = parse_operating_point(name)
         steer = steering(name)
-        values = LADDERS.get(base, STEPS) if steer and steer.option not in options else ()
+        values = ladder(base, name) if steer and steer.option not in options else ()
         made = [create_codec(base, **options, **{steer.option: value}) for value in values] if steer else []
         for codec in made or [create_codec(name)]:
             points.setdefault(codec.spec.name, Point(curve_of(name), codec))
     order = list(dict.fromkeys(point.curve for point in points.values()))
     return sorted(points.values(), key=lambda point: order.index(point.curve))
+
+
+def ladder(base: str, name: str) -> tuple[float, ...]:
+    """The values of the steering option that stand for a codec without an operating point."""
+    if base in LADDERS:
+        return LADDERS[base]
+    step = create_codec(name).spec.settings["step"]
+    return tuple(float(f"{factor * step:.3g}") for factor in STEPS)
 
 
 def _common_channels(codecs: Sequence[Codec]) -> int:

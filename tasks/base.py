@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cml.data.latents import ModelInputs
 from cml.models.backbones import StemShape
 from cml.registry import Registry
-from cml.train import TrainingTime
+from cml.train.loop import TrainingTime
 
 TASKS = Registry("task", {"classification": "cml.tasks.classification:Classification"})
 

@@ -19,7 +19,7 @@ from cml.data.datasets import ImageDataset, load_dataset
 from cml.data.latents import ModelInputs, map_items
 from cml.errors import CmlError, DataError
 from cml.models.backbones import StemShape, build
-from cml.train import Recipe, TrainingTime, fit
+from cml.train.loop import Recipe, TrainingTime, fit
 
 
 class Classification:

@@ -210,6 +210,6 @@ def test_fit_names_its_folder_and_checks_its_numbers(tmp_path, monkeypatch):
     run("fit", "photos", "--channels", 4, "--levels", 2)
     assert cml.create_codec("./photos_f4c4").spec.latent_channels == 4
     for arguments, sentence in (
-        (["--levels", 10], "fewer levels"), (["--levels", -1], "levels must be"), (["--step", 0], "positive number"),
+        (["--levels", 10], "fewer levels"), (["--levels", -1], "0 to 16 levels"), (["--step", 0], "positive number"),
     ):  # fmt: skip
         assert sentence in run("fit", "photos", "-o", "x", *arguments, expect=2)

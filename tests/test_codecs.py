@@ -236,7 +236,7 @@ def test_operating_points_are_read(text, name, options):
         ("rgb_f8c48:step=-1", "positive"),
         ("rgb_f8c48:step=nan", "positive"),
         ("rgb_f8c48:entropy=lzma", "zstd"),
-        ("rgb_f8c48:colour=red", "step, entropy"),
+        ("rgb_f8c48:colour=red", "step, channels, rdo, entropy"),
         ("", "empty"),
     ],
 )

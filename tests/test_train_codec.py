@@ -15,9 +15,9 @@ from cml.codecs.light import LightDecoder
 from cml.codecs.neural import WaveletCodec
 from cml.data.crops import Crops
 from cml.errors import CmlError, DataError
-from cml.recipes import CodecRecipe, load_recipe
-from cml.train_codec import CHECKPOINT, starting_codec, train_codec
-from cml.validation import picture, validate
+from cml.train.codec import CHECKPOINT, starting_codec, train_codec
+from cml.train.recipes import CodecRecipe, load_recipe
+from cml.train.validation import picture, validate
 
 RECIPE = CodecRecipe(
     data=("unused",),

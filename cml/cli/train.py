@@ -35,9 +35,9 @@ def codec(
 
     from cml.codecs.neural import WaveletCodec
     from cml.files import write_atomic
-    from cml.recipes import load_recipe
-    from cml.train_codec import Progress, train_codec
-    from cml.validation import picture, read_pictures, validate
+    from cml.train.codec import Progress, train_codec
+    from cml.train.recipes import load_recipe
+    from cml.train.validation import picture, read_pictures, validate
 
     plan = load_recipe(recipe)
     if data:

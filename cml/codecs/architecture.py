@@ -55,7 +55,7 @@ class WaveletConfig:
     decoder_depth: int = 0
     boundary: str = "symmetric"
     rdo: float = 0.0
-    entropy: str = "rans"
+    entropy: str = "ctx"
     provenance: Mapping[str, Any] | None = None
 
     def __post_init__(self):

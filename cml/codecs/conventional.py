@@ -152,24 +152,34 @@ class Jpeg(PillowCodec):
 
 
 class Jpeg2000(PillowCodec):
-    """JPEG 2000 by OpenJPEG: a bare codestream, the irreversible 9/7 transform, one quality layer.
+    """JPEG 2000 by OpenJPEG: a bare codestream, one quality layer.
 
     Args:
         rate: compression ratio against 8 bits a sample, >= 1; 20 asks for 1.2 bpp of an RGB image.
+        wavelet: `9/7` (irreversible) or `5/3` (the reversible one, cut short).
+        colour: `ycc`, the standard's colour transform of RGB pictures, or `rgb`, none. `wavelet=5/3,colour=rgb` is
+            what Pillow does by default, and what the authors of WaLLoC and LiveAction compared with.
     """
 
     format, library = "JPEG2000", "jpg_2000"
 
-    def __init__(self, rate: float = 20):
+    def __init__(self, rate: float = 20, wavelet: str = "9/7", colour: str = "ycc"):
         _check("jpeg2000", "rate", rate, 1, 10_000)
+        for option, value, known in (("wavelet", wavelet, ("9/7", "5/3")), ("colour", colour, ("ycc", "rgb"))):
+            if value not in known:
+                raise CodecError(f"jpeg2000: {option} must be one of {', '.join(known)}, not {value!r}.")
+        self._colour = colour
+        chosen = ("" if wavelet == "9/7" else f",wavelet={wavelet}") + ("" if colour == "ycc" else f",colour={colour}")
         super().__init__(
-            f"jpeg2000:rate={rate:.12g}", quality_mode="rates", quality_layers=[rate], irreversible=True, no_jp2=True
-        )
+            f"jpeg2000:rate={rate:.12g}{chosen}",
+            quality_mode="rates", quality_layers=[rate], irreversible=wavelet == "9/7", no_jp2=True,
+        )  # fmt: skip
 
     def _save_options(self, picture: Image.Image) -> dict[str, Any]:
         # OpenJPEG's default of six resolutions needs 32 samples a side; smaller pictures have fewer to halve.
         resolutions = min(6, min(picture.size).bit_length())
-        return self._options | {"num_resolutions": resolutions, "mct": int(picture.mode == "RGB")}
+        mct = int(picture.mode == "RGB" and self._colour == "ycc")
+        return self._options | {"num_resolutions": resolutions, "mct": mct}
 
     @classmethod
     def matches(cls, blob: bytes) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from cml.codecs.base import check_signal, to_uint8
 from cml.codecs.neural import WaveletCodec
 from cml.data.signals import find_images, read_image
-from cml.recipes import CodecRecipe
+from cml.train.recipes import CodecRecipe
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cml.codecs.rdo import bits, rdo_round
 from cml.data.crops import Crops
 from cml.errors import CmlError
 from cml.files import write_atomic
-from cml.recipes import CodecRecipe
+from cml.train.recipes import CodecRecipe
 
 CHECKPOINT = "training.pt"
 REPORT = 20

@@ -1,0 +1,1 @@
+"""Training: one loop for tasks, one for codecs."""
