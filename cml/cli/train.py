@@ -15,7 +15,7 @@ train = typer.Typer(no_args_is_help=True, help="Train a codec.")
 
 @train.command("codec")
 def codec(
-    recipe: Annotated[Path, typer.Argument(help="A recipe (.yaml); see cml/weights/*/recipe.yaml.")],
+    recipe: Annotated[Path, typer.Argument(help="A recipe (.yaml), or a bundled codec for its recipe.")],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The codec's folder.  [default: the recipe's name]")
     ] = None,
@@ -36,7 +36,7 @@ def codec(
     from cml.codecs.neural import WaveletCodec
     from cml.files import write_atomic
     from cml.train.codec import Progress, train_codec
-    from cml.train.recipes import load_recipe
+    from cml.train.recipes import dump_recipe, load_recipe
     from cml.train.validation import picture, read_pictures, validate
 
     plan = load_recipe(recipe)
@@ -67,5 +67,5 @@ def codec(
 
     with errors.status("reading the closed form") as status:
         trained = train_codec(plan, signals, folder, first.append, line, report)
-    write_atomic(folder / "recipe.yaml", recipe.read_text())
+    write_atomic(folder / "recipe.yaml", dump_recipe(plan))
     console.print(f"{folder}: {trained.spec.name}, fingerprint {trained.codec_id}", soft_wrap=True)

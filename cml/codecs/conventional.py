@@ -158,7 +158,7 @@ class Jpeg2000(PillowCodec):
         rate: compression ratio against 8 bits a sample, >= 1; 20 asks for 1.2 bpp of an RGB image.
         wavelet: `9/7` (irreversible) or `5/3` (the reversible one, cut short).
         colour: `ycc`, the standard's colour transform of RGB pictures, or `rgb`, none. `wavelet=5/3,colour=rgb` is
-            what Pillow does by default, and what the authors of WaLLoC and LiveAction compared with.
+            what Pillow does by default, and what the authors of WaLLoC and LiVeAction compared with.
     """
 
     format, library = "JPEG2000", "jpg_2000"

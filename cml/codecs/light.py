@@ -28,6 +28,7 @@ class LightDecoder(nn.Module):
     """
 
     variance: Tensor
+    limits: Tensor
 
     def __init__(self, ndim: int, latent_channels: int, packets: int, width: int, depth: int):
         super().__init__()
@@ -40,15 +41,22 @@ class LightDecoder(nn.Module):
         # Of the latents of the closed form; a constant of the network, whatever later training does to the latents.
         self.register_buffer("variance", torch.ones(1, latent_channels, *[1] * ndim))
 
+        # The steps of training: a finer one is corrected like the finest of them, a coarser one like the coarsest.
+        self.register_buffer("limits", torch.tensor([1e-3, 1e3]))
+
     def forward(self, z: Tensor, step: Tensor) -> Tensor:
-        size = (-1, *[1] * (z.dim() - 1))
-        step = step.view(size)
-        h = self.enter(z * (self.variance + step.square()).rsqrt())
+        linear = self.linear(z, step)
+        step = step.clamp(self.limits[0], self.limits[1]).view(-1, *[1] * (z.dim() - 1))
+        h = z * (self.variance + step.square()).rsqrt()
+        if h.dim() == 4:
+            # Channels last is a fifth faster on a CPU at these widths.
+            h = h.contiguous(memory_format=torch.channels_last)
+        h = self.enter(h)
         log = step.log2()
         features = torch.cat((torch.ones_like(log), log, log.square()), 1).flatten(1)
         for block in self.blocks:
             h = block(h, features)
-        return self.linear(z, step) + self.leave(h) * step
+        return linear + (self.leave(h) * step).contiguous()
 
 
 class _Block(nn.Module):

@@ -27,7 +27,7 @@ class WaveletCodec(nn.Module, Codec):
 
     `analysis` and `synthesis` are plain differentiable functions of batches, for training and export; the verbs of
     `Codec` work on signals. The config says which encoder, quantizer and decoder: those of WaLLoC (`linear`,
-    `gaussian`, `residual`), of LiveAction (`factorized`, `laplace`, `attention`), or ours (`linear`, `uniform`,
+    `gaussian`, `residual`), of LiVeAction (`factorized`, `laplace`, `attention`), or ours (`linear`, `uniform`,
     `light`): one step for all channels leaves the bits where the energy is.
 
     Args:

@@ -24,7 +24,7 @@ from cml.codecs.rdo import bits, rdo_round
 from cml.data.crops import Crops
 from cml.errors import CmlError
 from cml.files import write_atomic
-from cml.train.recipes import CodecRecipe
+from cml.train.recipes import CodecRecipe, dump_recipe
 
 CHECKPOINT = "training.pt"
 REPORT = 20
@@ -88,6 +88,7 @@ def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCod
             inner.bias.copy_(decoder.bias)
         if isinstance(codec.decoder, LightDecoder):
             codec.decoder.variance.copy_((torch.tensor(std) * gain).square().view_as(codec.decoder.variance))
+            codec.decoder.limits.copy_(torch.tensor(recipe.steps))
     return codec
 
 
@@ -298,10 +299,7 @@ def _read_by(decoder: nn.Module) -> list[Tensor]:
 
 def card(recipe: CodecRecipe, done: int, device: str) -> str:
     """The model card: what the codec is and how it came about."""
-    import yaml
-
-    text = yaml.safe_dump(json.loads(json.dumps(recipe.key())), sort_keys=False, default_flow_style=None, width=100)
     return (
         f"# {recipe.name}\n\nA wavelet codec of cml, trained with `cml train codec {recipe.name}.yaml`: {done} of "
-        f"{recipe.iterations} iterations on `{device}`. The recipe:\n\n```yaml\n{text}```\n"
+        f"{recipe.iterations} iterations on `{device}`. The recipe:\n\n```yaml\n{dump_recipe(recipe)}```\n"
     )

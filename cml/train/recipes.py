@@ -1,11 +1,13 @@
 """Recipes: the small yaml files that `cml train codec` reads, each the whole story of a trained codec."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from cml import hub
 from cml.errors import CmlError, DataError
 from cml.files import read_bytes
 
@@ -21,7 +23,7 @@ class CodecRecipe:
         closed_form: start linear encoders and the linear part of decoders from the closed form; else from random.
         steps: smallest and largest quantization step; each iteration draws one, log-uniformly.
         rate_weight: lambda of log10 MSE + lambda log2 rate; 0 trains for distortion alone.
-        rate: `context`, an estimate of what the context coder spends, or `std`, the scalar of LiveAction.
+        rate: `context`, an estimate of what the context coder spends, or `std`, the scalar of LiVeAction.
         rounding: `noise`, uniform noise of one step, or `hard`, the codec's own with straight-through gradient.
         freeze_after: share of the iterations after which the encoder is frozen and rounding is hard; 0 freezes it
             from the start.
@@ -92,7 +94,7 @@ class CodecRecipe:
 
 
 def load_recipe(path: str | Path) -> CodecRecipe:
-    """Read a recipe.
+    """Read a recipe: a yaml file, or the one of a bundled codec by its name.
 
     Raises:
         DataError: no such file.
@@ -101,6 +103,8 @@ def load_recipe(path: str | Path) -> CodecRecipe:
     import yaml
 
     path = Path(path)
+    if str(path) in hub.bundled_names() and not path.exists():
+        path = hub.BUNDLED / path / "recipe.yaml"
     try:
         raw = yaml.safe_load(read_bytes(path))
     except yaml.YAMLError as error:
@@ -112,10 +116,19 @@ def load_recipe(path: str | Path) -> CodecRecipe:
         raise CmlError(
             f"{path} has the unknown key {sorted(set(raw) - known)[0]!r}; a recipe has {', '.join(sorted(known))}."
         )
-    raw = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
-    if isinstance(raw["data"], str):
-        raw["data"] = (raw["data"],)
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    if isinstance(values["data"], str):
+        values["data"] = (values["data"],)
+    usual: dict[str, Any] = {"name": path.parent.name if path.stem == "recipe" else path.stem}
     try:
-        return CodecRecipe(**{"name": path.stem} | raw)
+        return CodecRecipe(**usual | values)
     except (TypeError, ValueError) as error:
         raise CmlError(f"{path} is no recipe: {error}.") from error
+
+
+def dump_recipe(recipe: CodecRecipe) -> str:
+    """A recipe as yaml that `load_recipe` reads."""
+    import yaml
+
+    plain = json.loads(json.dumps(recipe.key()))
+    return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100)

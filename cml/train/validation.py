@@ -13,6 +13,7 @@ from torch import Tensor
 from cml.codecs.base import check_signal, to_uint8
 from cml.codecs.neural import WaveletCodec
 from cml.data.signals import find_images, read_image
+from cml.errors import DataError
 from cml.train.recipes import CodecRecipe
 
 
@@ -29,7 +30,9 @@ def read_pictures(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
     """The pictures of a recipe: what it trains on, and the middles, at most 512 a side, of those held out."""
     files = [path for folder in recipe.folders() for path in find_images(folder)]
     channels = recipe.codec.get("channels", 3)
-    first = recipe.validation // 2
+    if len(files) < 2:
+        raise DataError(f"{', '.join(recipe.data)} holds one picture; training needs one more, to validate on.")
+    first = min(recipe.validation // 2, len(files) - 1)
     train = [read_image(path, channels) for n, path in enumerate(files) if n % recipe.validation != first]
     return train, [_middle(read_image(path, channels), 512) for path in files[first :: recipe.validation]]
 

@@ -1,0 +1,53 @@
+import pandas as pd
+import pytest
+from cml.eval import ablations
+from helpers import ROOT, photo
+from PIL import Image
+
+from cml.errors import CmlError
+from cml.train.recipes import load_recipe
+
+
+def test_each_committed_recipe_changes_one_thing():
+    folder = ROOT / "docs" / "results" / "ablations"
+    recipes = {path.stem: load_recipe(path).key() for path in folder.glob("*.yaml")}
+    base = recipes.pop("base")
+    assert len(recipes) > 8
+    for name, recipe in recipes.items():
+        changed = {key for key in recipe if recipe[key] != base[key]}
+        assert changed, name
+        # The steps of a companded codec are in another unit; no training needs no iterations.
+        assert len(changed - {"steps", "iterations", "rate_weight"}) <= 1, (name, changed)
+
+
+def test_half_the_bits_are_minus_fifty_percent():
+    rates = [0.2, 0.4, 0.8, 1.6, 3.2]
+    base = pd.DataFrame({"bpp": rates, "psnr": [25.0, 28, 31, 34, 37], "encoder": 1, "decoder": 2})
+    runs = {"base": base, "half": base.assign(bpp=base.bpp / 2), "apart": base.assign(psnr=base.psnr - 20)}
+    table = ablations.table(runs).set_index("recipe")
+    assert table["BD-rate %"]["half"] == pytest.approx(-50)
+    assert table["BD-PSNR dB"]["half"] == pytest.approx(3)
+    assert table["BD-rate %"]["base"] == pytest.approx(0)
+    assert table["BD-rate %"].isna()["apart"]
+
+
+def test_the_command_trains_once_and_writes_the_table(tmp_path):
+    for number in range(3):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(photo((64, 64), 3, number).permute(1, 2, 0).numpy()).save(tmp_path / f"photos/{number}.png")
+    recipes = tmp_path / "recipes"
+    recipes.mkdir()
+    plain = (
+        f"data: [{tmp_path / 'photos'}]\ncodec: {{levels: 1, latent_channels: 4}}\nvalidation: 3\ncrop: 16\nbatch: 2\n"
+    )
+    (recipes / "base.yaml").write_text(plain + "iterations: 0\n")
+    (recipes / "trained.yaml").write_text(plain + "iterations: 2\n")
+    ablations.main([str(recipes), "-o", str(tmp_path / "runs")])
+    written = (tmp_path / "recipes.csv").read_text()
+    assert "base" in written and "trained" in written
+    before = (tmp_path / "runs" / "trained" / "training.pt").stat().st_mtime_ns
+    ablations.main([str(recipes), "-o", str(tmp_path / "runs")])
+    assert (tmp_path / "runs" / "trained" / "training.pt").stat().st_mtime_ns == before
+    (recipes / "base.yaml").unlink()
+    with pytest.raises(CmlError, match="no base"):
+        ablations.main([str(recipes), "-o", str(tmp_path / "runs")])
