@@ -49,9 +49,12 @@ def _download(repository: str) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a folder."""
     try:
-        return json.loads((folder / CONFIG).read_text())
+        config = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
         raise CmlError(f"Cannot read {folder / CONFIG}: {error}.") from error
+    if not isinstance(config, dict):
+        raise CmlError(f"{folder / CONFIG} is no configuration: it must be a mapping.")
+    return config
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,6 +6,8 @@ trains every recipe of the folder (a finished one is not trained again) and writ
 """
 
 import argparse
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import torch
 from cml.eval.curves import bd_quality, bd_rate
 from rich.console import Console
 
+from cml import __version__
 from cml.errors import CmlError
 from cml.files import write_atomic
 from cml.train.codec import train_codec
@@ -26,8 +29,9 @@ POINTS = 5
 
 def run(recipe: CodecRecipe, out: Path) -> pd.DataFrame:
     """Train a recipe, or find it trained, and measure it: columns step, bpp, psnr."""
-    measured = out / "validation.csv"
-    if not measured.exists():
+    measured, done = out / "validation.csv", out / "measured.json"
+    identity = json.dumps(recipe.key() | {"cml": __version__, "points": POINTS}, sort_keys=True)
+    if not (measured.exists() and done.exists() and done.read_text() == identity):
         signals, held_out = read_pictures(recipe)
         console = Console(stderr=True)
         with console.status(recipe.name) as status:
@@ -43,6 +47,7 @@ def run(recipe: CodecRecipe, out: Path) -> pd.DataFrame:
             "decoder": sum(p.numel() for p in codec.decoder.parameters()),
         }
         write_atomic(measured, points.assign(**parameters).to_csv(index=False))
+        write_atomic(done, identity)
     return pd.read_csv(measured)
 
 
@@ -73,6 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the trained codecs")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     options = parser.parse_args(arguments)
+    try:
+        _run_all(options)
+    except CmlError as error:
+        sys.exit(f"cml: {error}")
+
+
+def _run_all(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     paths = sorted(options.recipes.glob("*.yaml"), key=lambda path: (path.stem != BASE, path.stem))
     if not paths or paths[0].stem != BASE:

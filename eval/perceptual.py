@@ -1,6 +1,7 @@
 """LPIPS and DISTS, by piq: distances between features of a VGG-16, whose weights are brought or fetched once."""
 
 import math
+import pickle
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +52,13 @@ def perceptual(name: str) -> Callable[[Tensor, Tensor], float]:
     with warnings.catch_warnings():
         # piq names the weights of torchvision in the old way, which still works.
         warnings.simplefilter("ignore", UserWarning)
-        measure = getattr(piq, name)(reduction="none").eval()
+        try:
+            measure = getattr(piq, name)(reduction="none").eval()
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise CmlError(
+                f"The weights of {name} in {folder} are damaged ({type(error).__name__}): remove "
+                f"{', '.join(FILES[name])} and run again."
+            ) from error
 
     @torch.no_grad()
     def distance(x: Tensor, x_hat: Tensor) -> float:

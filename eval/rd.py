@@ -5,7 +5,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
@@ -44,7 +44,7 @@ LADDERS: Mapping[str, tuple[float, ...]] = {
 """Values of the steering option for a codec named without one: from about 0.1 to about 3 bits a pixel of a photo."""
 STEPS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.48, 0.32)
 """The same for codecs that are steered by their quantization step, in units of their default step."""
-PAPERS_ANCHOR = "jpeg2000:wavelet=5/3,colour=rgb"
+PAPERS_ANCHOR = "jpeg2000:colour=rgb,wavelet=5/3"
 """The JPEG 2000 that the authors of WaLLoC and LiVeAction compare with: Pillow's defaults, no colour transform."""
 
 # Raised whenever a measured number changes its meaning; rows of different versions are never mixed.
@@ -118,7 +118,13 @@ def rd(
     keys = {point.codec.spec.name: _keys(plan, point) for point in plan.points}
     failed = measure(plan, rows, keys)
     known = rows.read()
-    wanted = [known[key] for of_point in keys.values() for key in of_point.values() if key in known]
+    # The rows of an earlier request may carry another spelling of the curve's name.
+    wanted = [
+        replace(known[key], curve=point.curve)
+        for point in plan.points
+        for key in keys[point.codec.spec.name].values()
+        if key in known
+    ]
     table = summarize(wanted, len(plan.images))
     table.attrs.update(failed=failed, notes=plan.notes)
     show = KODAK if (is_kodak(plan.sizes) if printed is None else printed) else ()
@@ -170,7 +176,7 @@ def curve_of(name: str) -> str:
     """The name of a curve: the codec and its options, without the one that steers its rate."""
     base, options = parse_operating_point(name)
     steer = steering(name)
-    others = [f"{key}={value}" for key, value in options.items() if not (steer and key == steer.option)]
+    others = [f"{key}={value}" for key, value in sorted(options.items()) if not (steer and key == steer.option)]
     return base + (":" + ",".join(others) if others else "")
 
 

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 
 import cml
+from cml import hub
+from cml.codecs.base import Codec
 from cml.codecs.light import LightDecoder
 from cml.codecs.neural import WaveletCodec
 from cml.data.crops import Crops
 from cml.errors import CmlError, DataError
 from cml.train.codec import CHECKPOINT, starting_codec, train_codec
-from cml.train.recipes import CodecRecipe, load_recipe
+from cml.train.recipes import CodecRecipe, dump_recipe, load_recipe
 from cml.train.validation import picture, validate
 
 RECIPE = CodecRecipe(
@@ -80,11 +82,12 @@ def test_no_signals():
 
 
 def test_every_bundled_recipe_is_read_and_names_what_it_made():
-    found = sorted(Path(cml.__file__).parent.glob("weights/*/recipe.yaml"))
-    assert found
-    for path in found:
-        recipe = load_recipe(path)
-        codec = cml.create_codec(path.parent.name)
+    for name in hub.bundled_names():
+        if "`cml fit " in (hub.BUNDLED / name / "README.md").read_text():
+            continue
+        recipe = load_recipe(name)
+        assert recipe.name == name
+        codec = cml.create_codec(name)
         assert isinstance(codec, WaveletCodec)
         assert codec.config.levels == recipe.codec["levels"]
         assert codec.config.latent_channels == recipe.codec["latent_channels"]
@@ -97,7 +100,12 @@ def test_every_bundled_recipe_is_read_and_names_what_it_made():
         ("data: [a]\ncodec: {levels: 2}", "levels and latent_channels"),
         ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nsteps: [2, 1]", "smaller first"),
         ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nrounding: up", "hard or noise"),
-        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nlr: fast", "no recipe"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nlr: fast", "lr must be a number"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nbatch: 4.0", "batch must be a whole number"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nclosed_form: maybe", "true or false"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nscales: [0]", "scales must be positive"),
+        ("data: [a]\ncodec: {levels: 2, latent_channels: 3}\nsteps: [1, a]", "steps must be a list"),
+        ("data: [null]\ncodec: {levels: 2, latent_channels: 3}", "data must be a list"),
         ("just words", "no recipe"),
         ("a: [", "not yaml"),
     ],
@@ -108,11 +116,33 @@ def test_wrong_recipes_get_a_sentence(text, sentence, tmp_path):
         load_recipe(tmp_path / "r.yaml")
 
 
+def test_a_dumped_recipe_is_the_same_recipe(tmp_path):
+    (tmp_path / "r.yaml").write_text(dump_recipe(replace(RECIPE, lr=1e-5)))
+    assert load_recipe(tmp_path / "r.yaml") == replace(RECIPE, lr=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("codec", "sentence"),
+    [
+        ({"levels": "2"}, "levels is a whole number"), ({"decoder": "light", "decoder_width": 0}, "decoder_width of 1"),
+        ({"decoder": "attention"}, "decoder_depth of 1"), ({"bits": 1}, "2 to 16 bits"),
+        ({"speed": 1}, "codec is wrong"),
+        ({"encoder": "deep"}, "Unknown encoder"),
+    ],
+)  # fmt: skip
+def test_wrong_architectures_get_a_sentence(codec, sentence):
+    with pytest.raises(CmlError, match=sentence):
+        starting_codec(replace(RECIPE, codec={"levels": 2, "latent_channels": 6} | codec), SIGNALS)
+
+
 # training
 
 
 def mse(codec: WaveletCodec, step: float) -> float:
-    at = codec.at(step)
+    return mse_of(codec.at(step))
+
+
+def mse_of(at: Codec) -> float:
     errors = [(at.decode(at.encode(x)) - (x.float() / 127.5 - 1)).square().mean() for x in SIGNALS]
     return float(torch.stack(errors).mean())
 
@@ -153,8 +183,9 @@ def test_an_interrupted_training_ends_where_an_uninterrupted_one_does(rounding, 
     cml.create_codec(str(tmp_path / "cut")).compress(SIGNALS[0])
     resumed = train_codec(recipe, SIGNALS, tmp_path / "cut")
     assert torch.equal(weights(whole), weights(resumed))
-    with pytest.raises(CmlError, match="another recipe"):
-        train_codec(replace(recipe, seed=1), SIGNALS, tmp_path / "cut")
+    for other in ((replace(recipe, seed=1), SIGNALS), (recipe, SIGNALS[1:])):
+        with pytest.raises(CmlError, match="another recipe or of other data"):
+            train_codec(*other, tmp_path / "cut")
     (tmp_path / "cut" / CHECKPOINT).write_bytes(b"damaged")
     with pytest.raises(CmlError, match="remove it"):
         train_codec(recipe, SIGNALS, tmp_path / "cut")
@@ -182,6 +213,32 @@ def test_every_architecture_trains(codec, tmp_path):
     loaded = cml.create_codec(str(tmp_path), step=1.0)
     blob = loaded.compress(SIGNALS[0])
     assert torch.equal(cml.decompress(blob), trained.at(1.0).decompress(blob))
+
+
+def test_no_iterations_leave_the_closed_form(tmp_path):
+    train_codec(replace(RECIPE, iterations=0), SIGNALS, tmp_path / "start")
+    codec = cml.create_codec(str(tmp_path / "start"), step=0.3)
+    assert mse_of(codec) == pytest.approx(mse(starting_codec(RECIPE, SIGNALS), 0.3), rel=1e-3)
+
+
+def test_companders_start_from_the_closed_form_too():
+    for quantizer in ("gaussian", "laplace"):
+        codec = starting_codec(replace(RECIPE, codec={**RECIPE.codec, "quantizer": quantizer}), SIGNALS)
+        plain = starting_codec(RECIPE, SIGNALS)
+        x = SIGNALS[0][None].float() / 127.5 - 1
+        for made in (codec, plain):
+            made.requires_grad_(False)
+        difference = codec.synthesis(codec.analysis(x), (96, 80)) - plain.synthesis(plain.analysis(x), (96, 80))
+        assert difference.abs().max() < 1e-2
+
+
+def test_odd_pictures_are_trained_on_all_the_same(tmp_path):
+    flat = torch.full((3, 40, 40), 90, dtype=torch.uint8)
+    pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
+    codec = train_codec(replace(RECIPE, iterations=2, scales=(1.0, 0.5)), [*SIGNALS, flat, pixel], tmp_path)
+    assert validate(codec, [flat, pixel], (0.01, 0.1))[0].psnr > 30
+    deep = torch.full((1, 40, 40), 65535, dtype=torch.uint16)
+    assert torch.allclose(Crops([deep], 16, (1.0, 0.5)).batch(0, range(4)), torch.ones(4, 1, 16, 16))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):

@@ -1,14 +1,18 @@
 """`cml train codec`: train a codec from a recipe."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cml.cli.app import console, errors
+from cml.errors import CmlError
 
 if TYPE_CHECKING:
     pass
+
+LOG_SECONDS = 30
 
 train = typer.Typer(no_args_is_help=True, help="Train a codec.")
 
@@ -17,13 +21,13 @@ train = typer.Typer(no_args_is_help=True, help="Train a codec.")
 def codec(
     recipe: Annotated[Path, typer.Argument(help="A recipe (.yaml), or a bundled codec for its recipe.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The codec's folder.  [default: the recipe's name]")
+        Path | None, typer.Option("--output", "-o", help="The codec's folder.  [default: NAME-trained]")
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option("--data", help="Folder of pictures, instead of the recipe's; may be repeated.")
     ] = None,
-    iterations: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    iterations: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
     """Train a codec from its closed form; run again, an interrupted training goes on.
 
@@ -32,31 +36,39 @@ def codec(
     from dataclasses import replace
 
     import torch
+    from accelerate import PartialState
 
     from cml.codecs.neural import WaveletCodec
     from cml.files import write_atomic
     from cml.train.codec import Progress, train_codec
-    from cml.train.recipes import dump_recipe, load_recipe
+    from cml.train.recipes import load_recipe
     from cml.train.validation import picture, read_pictures, validate
 
     plan = load_recipe(recipe)
     if data:
         plan = replace(plan, data=tuple(data))
-    if iterations:
+    if iterations is not None:
         plan = replace(plan, iterations=iterations)
-    folder = Path(plan.name) if output is None else output
-    plan = replace(plan, name=folder.name)
+    folder = Path(f"{plan.name}-trained") if output is None else output
+    _spare(folder)
+    plan = replace(plan, name=folder.resolve().name)
     if threads:
         torch.set_num_threads(threads)
     signals, tests = read_pictures(plan)
     first: list[WaveletCodec] = []
+    shown_at = time.monotonic()
 
     def line(progress: "Progress") -> None:
+        nonlocal shown_at
         left = (plan.iterations - progress.iteration) * plan.batch / progress.rate
-        status.update(
+        text = (
             f"{progress.iteration}/{plan.iterations}  loss {progress.loss:.4f}  {progress.bpp:.3f} bpp (estimate)  "
             f"{progress.psnr:.2f} dB  {progress.rate:.1f} crops/s  {left / 60:.0f} min left"
         )
+        status.update(text)
+        if not errors.is_terminal and time.monotonic() - shown_at > LOG_SECONDS:  # a log file has no line to redraw
+            errors.print(text, highlight=False, soft_wrap=True)
+            shown_at = time.monotonic()
 
     def report(iteration: int, trained: WaveletCodec) -> None:
         points = validate(trained, tests, plan.steps)
@@ -67,5 +79,17 @@ def codec(
 
     with errors.status("reading the closed form") as status:
         trained = train_codec(plan, signals, folder, first.append, line, report)
-    write_atomic(folder / "recipe.yaml", dump_recipe(plan))
-    console.print(f"{folder}: {trained.spec.name}, fingerprint {trained.codec_id}", soft_wrap=True)
+    if PartialState().is_main_process:
+        console.print(f"{folder}: {trained.spec.name}, fingerprint {trained.codec_id}", soft_wrap=True)
+
+
+def _spare(folder: Path) -> None:
+    """Never write into a folder that holds something else."""
+    from cml.hub import CONFIG
+    from cml.train.codec import CHECKPOINT
+
+    if folder.exists() and not folder.is_dir():
+        raise CmlError(f"{folder} is a file; give a folder with -o.")
+    ours = (folder / CHECKPOINT).exists() or (folder / CONFIG).exists()
+    if folder.is_dir() and any(folder.iterdir()) and not ours:
+        raise CmlError(f"The folder {folder} holds something else; give an empty or new one with -o.")

@@ -1,5 +1,6 @@
 """What a `WaveletCodec` is made of: its frozen configuration, and the encoder and decoder that it names."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,6 +13,13 @@ from cml.errors import CodecError
 MAX_PACKET_CHANNELS = 8192
 ENCODERS = ("linear", "factorized")
 QUANTIZERS = ("uniform", "gaussian", "laplace")
+_DECODER_SIZES = ("decoder_width", "decoder_depth")
+_NEEDS = {
+    "light": _DECODER_SIZES,
+    "attention": ("decoder_depth",),
+    "residual": ("decoder_width",),
+    "oobleck": ("decoder_width",),
+}
 DECODERS = ("linear", "light", "attention", "residual", "oobleck")
 
 
@@ -59,6 +67,9 @@ class WaveletConfig:
     provenance: Mapping[str, Any] | None = None
 
     def __post_init__(self):
+        for key in ("ndim", "channels", "levels", "latent_channels", "encoder_depth", "bits", *_DECODER_SIZES):
+            if type(getattr(self, key)) is not int or getattr(self, key) < 0:
+                raise CodecError(f"A wavelet codec's {key} is a whole number, not {getattr(self, key)!r}.")
         if not (0 <= self.levels <= 16 and self.ndim in (1, 2, 3) and self.channels >= 1):
             raise CodecError(
                 f"A wavelet codec has 0 to 16 levels, 1 to 3 dimensions and 1 or more channels, not {self.levels}, "
@@ -73,6 +84,8 @@ class WaveletConfig:
         c = self.latent_channels
         if not 1 <= c <= packets:
             raise CodecError(f"Latent channels must be 1 to {packets} at {self.levels} levels, not {c}.")
+        if not all(map(math.isfinite, (*self.latent_mean, *self.latent_std))) or min(self.latent_std, default=1) <= 0:
+            raise CodecError("The means of the latents must be finite, and their standard deviations positive.")
         if not len(self.latent_mean) == len(self.latent_std) == c:
             raise CodecError(f"{c} latent channels need as many means and standard deviations.")
         for key, known in (
@@ -83,6 +96,12 @@ class WaveletConfig:
         ):
             if getattr(self, key) not in known:
                 raise CodecError(f"Unknown {key} {getattr(self, key)!r}: use one of {', '.join(known)}.")
+
+        for key in _DECODER_SIZES:
+            if key in _NEEDS.get(self.decoder, ()) and getattr(self, key) < 1:
+                raise CodecError(f"The decoder {self.decoder} needs a {key} of 1 or more.")
+        if not 2 <= self.bits <= 16:
+            raise CodecError(f"The companding range is 2 to 16 bits, not {self.bits}.")
 
     @property
     def packet_channels(self) -> int:

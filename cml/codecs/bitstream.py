@@ -64,7 +64,8 @@ class Container:
             raise BitstreamError(f"The container is cut off: only {len(blob)} bytes are left.")
         _, version, codec_id, flags, parameter = _HEAD.unpack_from(blob)
         if version != VERSION:
-            raise BitstreamError(f"The container has version {version}; this cml reads version {VERSION}: update cml.")
+            advice = "update cml" if version > VERSION else "encode the signal again"
+            raise BitstreamError(f"The container has version {version}; this cml reads version {VERSION}: {advice}.")
         body = blob[: -_CRC.size]
         if _CRC.unpack_from(blob, len(body))[0] != zlib.crc32(body):
             raise BitstreamError("The container is damaged or cut off: its checksum does not match; fetch it again.")

@@ -35,7 +35,7 @@ class WaveletCodec(nn.Module, Codec):
         name: what the registry or the user calls it.
         step: quantization step, in units of the orthonormal transform of a [-1, 1] signal (of the companded latents
             where the quantizer compands); None for the default.
-        channels: send only the first of the latent channels, which are ordered by energy; None for all.
+        channels: send only the first of the latent channels, which linear encoders order by energy; None for all.
         rdo: strength of rate-distortion optimised quantization, 0 to round to the nearest; None for the default.
         entropy: entropy back-end; None for the default.
     """
@@ -59,7 +59,9 @@ class WaveletCodec(nn.Module, Codec):
         self._name = name
         self._fingerprint: tuple[tuple, str] = ((), "")
         self.encoder = make_encoder(config)
-        self.quantizer = make_quantizer(config.quantizer, config.latent_channels, config.bits)
+        self.quantizer = make_quantizer(
+            config.quantizer, config.latent_channels, config.bits, invert=config.decoder != "attention"
+        )
         self.decoder = make_decoder(config)
         self.eval()
 

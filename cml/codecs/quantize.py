@@ -50,33 +50,43 @@ class GaussianCdf(nn.Module):
 class LaplaceCdf(nn.Module):
     """The distribution function of a Laplacian of learned width, one per channel (LiVeAction, DCC 2026).
 
-        y (any) --127 sign(y) (1 - exp(-|y| / sigma))--> v in [-127, 127]        the decoder reads v as it is
+        y (any) --127 sign(y) (1 - exp(-|y| / sigma))--> v in [-127, 127]
+        v --as it is, for LiVeAction's decoder, which undoes it by itself; or back to y, for a linear one
 
     Args:
         channels: c.
+        invert: whether `expand` undoes the companding, up to 1/127 from its end.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int, invert: bool = False):
         super().__init__()
+        self.invert = invert
         self.sigma = nn.Parameter(torch.full((channels,), 42.0))
 
     def compand(self, y: Tensor) -> Tensor:
-        sigma = self.sigma.clamp(min=1e-6).view(-1, *[1] * (y.dim() - 2))
-        return -127 * y.sign() * torch.expm1(-y.abs() / sigma)
+        return -127 * y.sign() * torch.expm1(-y.abs() / self._width(y))
 
     def expand(self, v: Tensor) -> Tensor:
-        return v
+        if not self.invert:
+            return v
+        return -self._width(v) * v.sign() * torch.log1p(-(v.abs() / 127).clamp(max=126 / 127))
+
+    def _width(self, y: Tensor) -> Tensor:
+        return self.sigma.clamp(min=1e-6).view(-1, *[1] * (y.dim() - 2))
 
 
 Quantizer = Uniform | GaussianCdf | LaplaceCdf
 
 
-def make_quantizer(name: str, channels: int, bits: int = 8) -> Quantizer:
-    """`uniform`, `gaussian` or `laplace`, for c latent channels; `bits` is the range of `gaussian` at step 1."""
+def make_quantizer(name: str, channels: int, bits: int = 8, invert: bool = False) -> Quantizer:
+    """`uniform`, `gaussian` or `laplace`, for c latent channels.
+
+    `bits` is the range of `gaussian` at step 1, `invert` whether `expand` undoes `laplace`.
+    """
     if name == "uniform":
         return Uniform()
     if name == "gaussian":
         return GaussianCdf(bits)
     if name == "laplace":
-        return LaplaceCdf(channels)
+        return LaplaceCdf(channels, invert)
     raise CodecError(unknown("quantizer", name, ["uniform", "gaussian", "laplace"]))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cml.codecs.base import CodecSpec, check_signal
 from cml.codecs.geometry import pad_to_multiple
 from cml.errors import DataError
 
@@ -21,7 +22,7 @@ class Crops:
     transposition with equal probabilities.
 
     Args:
-        signals: (C, *S), uint8 or float in [-1, 1].
+        signals: (C, *S), uint8, uint16 or float in [-1, 1].
         size: side of a crop; a signal that is smaller continues its last samples.
         scales: each signal also enters at these sizes (antialiased), so that objects come large and small.
         seed: of everything drawn.
@@ -31,6 +32,7 @@ class Crops:
         if not signals:
             raise DataError("There is nothing to train on: the list of signals is empty.")
         self.size, self.seed = size, seed
+        signals = [signal if signal.dtype == torch.uint8 else _as_float(signal) for signal in signals]
         self.signals = [_scaled(signal, scale, size) for signal in signals for scale in scales]
         weights = torch.tensor([float(signal[0].numel()) for signal in self.signals]).sqrt()
         self._cumulative = (weights / weights.sum()).cumsum(0)
@@ -56,14 +58,14 @@ class Crops:
         return torch.stack([self.sample(iteration, index) for index in indices])
 
 
+def _as_float(signal: Tensor) -> Tensor:
+    return check_signal(signal, CodecSpec("training", signal.dim() - 1, (len(signal),)))[0]
+
+
 def _scaled(signal: Tensor, scale: float, size: int) -> Tensor:
     if scale != 1:
-        x = F.interpolate(
-            signal[None].float(),
-            scale_factor=scale,
-            mode=_RESIZE[signal.dim() - 2],
-            antialias=signal.dim() == 3,
-            recompute_scale_factor=True,
-        )[0]
+        target = [max(1, round(n * scale)) for n in signal.shape[1:]]
+        mode, antialias = _RESIZE[signal.dim() - 2], signal.dim() == 3
+        x = F.interpolate(signal[None].float(), target, mode=mode, antialias=antialias)[0]
         signal = x.round().clamp(0, 255).to(torch.uint8) if signal.dtype == torch.uint8 else x
     return signal if min(signal.shape[1:]) >= size else pad_to_multiple(signal, signal.dim() - 1, size)

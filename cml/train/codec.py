@@ -1,6 +1,7 @@
 """Training a codec from its closed form: the encoder, the decoder or both, for a range of quantization steps."""
 
 import copy
+import hashlib
 import io
 import json
 import math
@@ -61,7 +62,7 @@ def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCod
     torch.manual_seed(recipe.seed)
     try:
         config = WaveletConfig(**unknown | chosen)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise CmlError(f"The recipe's codec is wrong: {error}.") from error
     closed = fit_codec(
         signals, name="start", ndim=config.ndim, channels=config.channels, levels=config.levels,
@@ -74,10 +75,8 @@ def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCod
     if not recipe.closed_form:
         for matrix in (encoder.weight, decoder.weight):
             nn.init.xavier_uniform_(matrix)
-    # A compander spreads its range over the strongest channel; the linear parts take the gain and give it back.
-    gain = {"uniform": 1.0, "gaussian": 68.65, "laplace": 42.0}[config.quantizer] / (
-        1.0 if config.quantizer == "uniform" else std[0]
-    )
+    # A compander's range holds the strongest channel; the encoder takes the gain and the decoder gives it back.
+    gain = _gain(codec)
     with torch.no_grad():
         if isinstance(codec.encoder, LinearEncoder):
             codec.encoder.weight.copy_(encoder.weight * gain)
@@ -143,7 +142,7 @@ def train_codec(
         on_validation: called every `recipe.every` iterations with the averaged codec, on the main process.
 
     Raises:
-        CmlError: the folder holds a run of another recipe, or the loss is no longer a number.
+        CmlError: the folder holds a run of another recipe or of other data, or the loss is no longer a number.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -159,11 +158,17 @@ def train_codec(
     optimizer = torch.optim.AdamW(_groups(codec, recipe), weight_decay=0.0)
     model, optimizer = accelerator.prepare(CodecLoss(codec, recipe), optimizer)
     average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-    start = _resume(out / CHECKPOINT, recipe, codec, average, optimizer)
+    identity = _identity(recipe, signals)
+    start = _resume(out / CHECKPOINT, identity, codec, average, optimizer)
     crops = Crops(signals, recipe.crop, recipe.scales, recipe.seed)
     share = recipe.batch // accelerator.num_processes
     mine = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     meter = _Meter(recipe.batch)
+
+    def keep(finished: WaveletCodec, done: int) -> None:
+        finished.save(out, card(recipe, done, str(accelerator.device)))
+        write_atomic(out / "recipe.yaml", dump_recipe(recipe))
+
     for done in range(start + 1, recipe.iterations + 1):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _schedule(done - 1, recipe)
@@ -176,31 +181,43 @@ def train_codec(
         accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         average.update_parameters(codec)
-        meter.add(loss, bpp, error)
+        if not meter.add(loss, bpp, error):
+            raise CmlError(f"The loss is no longer a number at iteration {done}: take a smaller lr.")
         last = done == recipe.iterations
-        if done % REPORT == 0 or last:
-            progress = meter.report(done)
-            if not math.isfinite(progress.loss):
-                raise CmlError(f"The loss is no longer a number at iteration {done}: take a smaller lr.")
-            if accelerator.is_main_process:
-                on_progress(progress)
+        if (done % REPORT == 0 or last) and accelerator.is_main_process:
+            on_progress(meter.report(done))
         if (done % recipe.every == 0 or last) and accelerator.is_main_process:
             finished = finish(average.module, recipe, crops, done)
-            finished.save(out, card(recipe, done, str(accelerator.device)))
-            _save(out / CHECKPOINT, recipe, done, codec, average, optimizer)
+            keep(finished, done)
+            _save(out / CHECKPOINT, identity, done, codec, average, optimizer)
             on_validation(done, finished)
     accelerator.wait_for_everyone()
-    return finish(average.module, recipe, crops, recipe.iterations)
+    finished = finish(average.module, recipe, crops, recipe.iterations)
+    if recipe.iterations == 0 and accelerator.is_main_process:
+        keep(finished, 0)
+    return finished
+
+
+def _gain(codec: WaveletCodec) -> float:
+    """What brings the strongest latent channel of the closed form to the width of the compander; 1 without one."""
+    width = {"uniform": None, "gaussian": 68.65, "laplace": 42.0}[codec.config.quantizer]
+    return 1.0 if width is None else width / codec.config.latent_std[0]
 
 
 def _groups(codec: WaveletCodec, recipe: CodecRecipe) -> list[dict[str, Any]]:
-    """Parts that start from the closed form learn at their own, smaller rate."""
-    slow, fast = [], []
+    """Parts that start from the closed form learn at their own, smaller rate, in proportion to their scale."""
+    gain = _gain(codec)
+    encoder, decoder, rest = [], [], []
     for part in codec.modules():
         own = list(part.parameters(recurse=False))
-        (slow if recipe.closed_form and isinstance(part, (LinearEncoder, LinearDecoder)) else fast).extend(own)
-    groups = [{"params": slow, "peak": recipe.linear_lr}, {"params": fast, "peak": recipe.lr}]
-    return [group | {"lr": group["peak"]} for group in groups if group["params"]]
+        closed = recipe.closed_form and isinstance(part, (LinearEncoder, LinearDecoder))
+        (rest if not closed else encoder if isinstance(part, LinearEncoder) else decoder).extend(own)
+    peaks = (recipe.linear_lr * gain, recipe.linear_lr / gain, recipe.lr)
+    return [
+        {"params": params, "peak": peak, "lr": peak}
+        for params, peak in zip((encoder, decoder, rest), peaks, strict=True)
+        if params
+    ]
 
 
 def _schedule(iteration: int, recipe: CodecRecipe) -> float:
@@ -227,9 +244,11 @@ class _Meter:
     def _reset(self) -> None:
         self.sums, self.count, self.start = [0.0] * 3, 0, time.perf_counter()
 
-    def add(self, *values: Tensor) -> None:
+    def add(self, *values: Tensor) -> bool:
+        """Whether all of them are numbers."""
         self.sums = [total + float(value.detach()) for total, value in zip(self.sums, values, strict=True)]
         self.count += 1
+        return all(map(math.isfinite, self.sums))
 
     def report(self, iteration: int) -> Progress:
         loss, bpp, error = (total / self.count for total in self.sums)
@@ -239,9 +258,17 @@ class _Meter:
         return Progress(iteration, loss, bpp, -10 * math.log10(error / 4) if error > 0 else math.inf, rate)
 
 
-def _save(path: Path, recipe: CodecRecipe, done: int, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> None:
+def _identity(recipe: CodecRecipe, signals: Sequence[Tensor]) -> str:
+    """What a run must share with a checkpoint to go on from it: the recipe and the data."""
+    digest = hashlib.sha256()
+    for signal in signals:
+        digest.update(str(tuple(signal.shape)).encode() + signal.numpy().tobytes())
+    return json.dumps(recipe.key() | {"signals": digest.hexdigest()}, sort_keys=True)
+
+
+def _save(path: Path, identity: str, done: int, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> None:
     state = {
-        "recipe": json.dumps(recipe.key(), sort_keys=True), "done": done, "codec": codec.state_dict(),
+        "recipe": identity, "done": done, "codec": codec.state_dict(),
         "average": average.state_dict(), "optimizer": optimizer.state_dict(),
     }  # fmt: skip
     buffer = io.BytesIO()
@@ -249,14 +276,17 @@ def _save(path: Path, recipe: CodecRecipe, done: int, codec: WaveletCodec, avera
     write_atomic(path, buffer.getvalue())
 
 
-def _resume(path: Path, recipe: CodecRecipe, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> int:
+def _resume(path: Path, identity: str, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> int:
     """Load a checkpoint; how many iterations it has done, 0 where there is none."""
     if not path.exists():
         return 0
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["recipe"] != json.dumps(recipe.key(), sort_keys=True):
-            raise CmlError(f"{path.parent} holds a run of another recipe: give another folder, or remove {path.name}.")
+        if state["recipe"] != identity:
+            raise CmlError(
+                f"{path.parent} holds a run of another recipe or of other data: give another folder, or remove "
+                f"{path.name}."
+            )
         codec.load_state_dict(state["codec"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
@@ -272,6 +302,7 @@ def finish(trained: nn.Module, recipe: CodecRecipe, crops: Crops, done: int) -> 
     trained = copy.deepcopy(trained).cpu().eval()
     values = [trained.analysis(crops.batch(-n, range(recipe.batch))).transpose(0, 1).flatten(1) for n in range(1, 65)]
     mean, std = torch.cat(values, 1).mean(1), torch.cat(values, 1).std(1)
+    std[std == 0] = 1  # a channel that is never used
     order = torch.arange(len(std))
     # The companding widths of `laplace` belong to their channels, which training has ordered by nothing.
     if isinstance(trained.encoder, LinearEncoder) and trained.config.quantizer != "laplace":

@@ -69,6 +69,8 @@ class CodecRecipe:
         checks = {
             "data must name at least one folder": len(self.data) > 0,
             "steps must be two positive numbers, the smaller first": 0 < low <= high,
+            "scales must be positive numbers": len(self.scales) > 0 and min(self.scales) > 0,
+            "seed must be 0 or more": self.seed >= 0,
             "rate must be context or std": self.rate in ("context", "std"),
             "rounding must be hard or noise": self.rounding in ("hard", "noise"),
             "freeze_after must be 0 to 1": 0 <= self.freeze_after <= 1,
@@ -103,8 +105,9 @@ def load_recipe(path: str | Path) -> CodecRecipe:
     import yaml
 
     path = Path(path)
-    if str(path) in hub.bundled_names() and not path.exists():
-        path = hub.BUNDLED / path / "recipe.yaml"
+    bundled = hub.BUNDLED / path / "recipe.yaml"
+    if not path.is_file() and bundled.is_file():
+        path = bundled
     try:
         raw = yaml.safe_load(read_bytes(path))
     except yaml.YAMLError as error:
@@ -119,16 +122,48 @@ def load_recipe(path: str | Path) -> CodecRecipe:
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
     if isinstance(values["data"], str):
         values["data"] = (values["data"],)
-    usual: dict[str, Any] = {"name": path.parent.name if path.stem == "recipe" else path.stem}
+    name: Any = path.resolve().parent.name if path.stem == "recipe" else path.stem
+    typed: dict[str, Any] = {key: _typed(key, value) for key, value in values.items()}
+    return CodecRecipe(**{"name": name} | typed)
+
+
+_KINDS: dict[Any, tuple[type, str]] = {
+    tuple[str, ...]: (str, "a list of names"),
+    tuple[float, float]: (float, "a list of two numbers"),
+    tuple[float, ...]: (float, "a list of numbers"),
+    float: (float, "a number"),
+    int: (int, "a whole number"),
+    bool: (bool, "true or false"),
+    str: (str, "a word"),
+}
+
+
+def _typed(key: str, value: Any) -> Any:
+    """A value as its field wants it; yaml reads 1e-3 as a word."""
+    kind = next(f.type for f in fields(CodecRecipe) if f.name == key)
+    if kind not in _KINDS:
+        if not isinstance(value, dict):
+            raise CmlError(f"The recipe is wrong: {key} must be a mapping, not {value!r}.")
+        return value
+    element, words = _KINDS[kind]
+    several = "list" in words
+    parts = value if several and isinstance(value, tuple) else (value,)
+    converted = tuple(_number(part) if element is float else part for part in parts)
+    if several != isinstance(value, tuple) or not parts or not all(type(part) is element for part in converted):
+        raise CmlError(f"The recipe is wrong: {key} must be {words}, not {value!r}.")
+    return converted if several else converted[0]
+
+
+def _number(value: Any) -> Any:
     try:
-        return CodecRecipe(**usual | values)
-    except (TypeError, ValueError) as error:
-        raise CmlError(f"{path} is no recipe: {error}.") from error
+        return value if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return value
 
 
 def dump_recipe(recipe: CodecRecipe) -> str:
     """A recipe as yaml that `load_recipe` reads."""
     import yaml
 
-    plain = json.loads(json.dumps(recipe.key()))
+    plain = json.loads(json.dumps(recipe.key() | {"every": recipe.every}))
     return yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100)

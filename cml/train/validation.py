@@ -1,5 +1,6 @@
 """How a codec in training does on pictures that it does not train on: real bytes, real reconstructions, a picture."""
 
+import hashlib
 import io
 import math
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from cml.codecs.base import check_signal, to_uint8
 from cml.codecs.neural import WaveletCodec
 from cml.data.signals import find_images, read_image
 from cml.errors import DataError
+from cml.files import read_bytes
 from cml.train.recipes import CodecRecipe
 
 
@@ -28,7 +30,10 @@ class Point:
 
 def read_pictures(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
     """The pictures of a recipe: what it trains on, and the middles, at most 512 a side, of those held out."""
-    files = [path for folder in recipe.folders() for path in find_images(folder)]
+    found = {path.resolve(): None for folder in recipe.folders() for path in find_images(folder)}
+    # The same picture twice could be in both parts.
+    contents = {hashlib.sha256(read_bytes(path)).digest(): path for path in reversed(found)}
+    files = list(reversed(contents.values()))
     channels = recipe.codec.get("channels", 3)
     if len(files) < 2:
         raise DataError(f"{', '.join(recipe.data)} holds one picture; training needs one more, to validate on.")
@@ -55,7 +60,7 @@ def validate(codec: WaveletCodec, signals: Sequence[Tensor], steps: tuple[float,
             blob = at.compress(signal)
             x_hat = to_uint8(at.decompress(blob)).float() / 127.5 - 1
             rates.append(8 * len(blob) / x[0].numel())
-            decibels.append(-10 * math.log10(float((x_hat - x).square().mean()) / 4))
+            decibels.append(-10 * math.log10(max(float((x_hat - x).square().mean()), 1e-9) / 4))
         points.append(Point(step, float(np.mean(rates)), float(np.mean(decibels))))
     return points
 
