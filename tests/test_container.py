@@ -111,11 +111,11 @@ def test_golden_bitstreams(name, dtype, ndim):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(backend(name).encode(symbols))
     assert np.array_equal(backend(name).decode(path.read_bytes(), symbols.shape, symbols.dtype), symbols)
-    if name == "rans":  # zstd may compress differently from release to release, and only has to decode
+    if name != "zstd":  # which may compress differently from release to release, and only has to decode
         assert backend(name).encode(symbols) == path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["rgb_f8c12", "rgb_f8c48", "rgb_f16c48", "gray_f8c4", "gray_f8c16"])
+@pytest.mark.parametrize("name", ["rgb_f8c12", "rgb_f8c48", "rgb_f16c12", "rgb_f16c48", "gray_f8c4", "gray_f8c16"])
 def test_golden_pictures(name):
     """A file written by a bundled codec once is decoded for ever: to the same symbols, and close to the original."""
     codec = cml.create_codec(name)
