@@ -49,7 +49,7 @@ def test_encode_info_decode(tmp_path, size, mode):
     cml.write_image(tmp_path / "photo.png", x.float() / 127.5 - 1)
     assert "bpp" in run("encode", tmp_path / "photo.png", "-o", tmp_path / "photo.cml")
     text = run("info", tmp_path / "photo.cml")
-    assert ("gray_f8c16" if mode == "L" else "rgb_f8c48") in text and "rans" in text and str(size[0]) in text
+    assert ("gray_f8c16" if mode == "L" else "rgb_f8c48") in text and "ctx" in text and str(size[0]) in text
     run("decode", tmp_path / "photo.cml", "-o", tmp_path / "back.png")
     assert cml.read_image(tmp_path / "back.png").shape == x.shape
 
@@ -210,6 +210,6 @@ def test_fit_names_its_folder_and_checks_its_numbers(tmp_path, monkeypatch):
     run("fit", "photos", "--channels", 4, "--levels", 2)
     assert cml.create_codec("./photos_f4c4").spec.latent_channels == 4
     for arguments, sentence in (
-        (["--levels", 10], "fewer levels"), (["--levels", -1], "0 to 16 levels"), (["--step", 0], "positive number"),
+        (["--levels", 10], "fewer levels"), (["--levels", -1], "0 or more"), (["--step", 0], "positive number"),
     ):  # fmt: skip
         assert sentence in run("fit", "photos", "-o", "x", *arguments, expect=2)

@@ -69,7 +69,7 @@ class WaveletConfig:
     def __post_init__(self):
         for key in ("ndim", "channels", "levels", "latent_channels", "encoder_depth", "bits", *_DECODER_SIZES):
             if type(getattr(self, key)) is not int or getattr(self, key) < 0:
-                raise CodecError(f"A wavelet codec's {key} is a whole number, not {getattr(self, key)!r}.")
+                raise CodecError(f"A wavelet codec's {key} is a whole number of 0 or more, not {getattr(self, key)!r}.")
         if not (0 <= self.levels <= 16 and self.ndim in (1, 2, 3) and self.channels >= 1):
             raise CodecError(
                 f"A wavelet codec has 0 to 16 levels, 1 to 3 dimensions and 1 or more channels, not {self.levels}, "

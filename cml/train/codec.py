@@ -331,6 +331,6 @@ def _read_by(decoder: nn.Module) -> list[Tensor]:
 def card(recipe: CodecRecipe, done: int, device: str) -> str:
     """The model card: what the codec is and how it came about."""
     return (
-        f"# {recipe.name}\n\nA wavelet codec of cml, trained with `cml train codec {recipe.name}.yaml`: {done} of "
+        f"# {recipe.name}\n\nA wavelet codec of cml, trained with `cml train codec recipe.yaml`: {done} of "
         f"{recipe.iterations} iterations on `{device}`. The recipe:\n\n```yaml\n{dump_recipe(recipe)}```\n"
     )
