@@ -16,7 +16,7 @@ import torch
 from cml.eval.curves import bd_quality, bd_rate
 from rich.console import Console
 
-from cml import __version__
+import cml
 from cml.errors import CmlError
 from cml.files import write_atomic
 from cml.train.codec import train_codec
@@ -30,7 +30,7 @@ POINTS = 5
 def run(recipe: CodecRecipe, out: Path) -> pd.DataFrame:
     """Train a recipe, or find it trained, and measure it: columns step, bpp, psnr."""
     measured, done = out / "validation.csv", out / "measured.json"
-    identity = json.dumps(recipe.key() | {"cml": __version__, "points": POINTS}, sort_keys=True)
+    identity = json.dumps(recipe.key() | {"cml": cml.__version__, "points": POINTS}, sort_keys=True)
     if not (measured.exists() and done.exists() and done.read_text() == identity):
         signals, held_out = read_pictures(recipe)
         console = Console(stderr=True)

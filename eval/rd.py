@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from cml import __version__
+import cml
 from cml.codecs.base import Codec, to_uint8
 from cml.codecs.factory import create_codec, list_codecs, parse_operating_point
 from cml.codecs.rate import steering
@@ -238,7 +238,7 @@ def _measures(side: int, channels: int, perceptual: bool, notes: list[str]) -> d
 
 
 def _versions() -> dict[str, str]:
-    found = {"cml": __version__}
+    found = {"cml": cml.__version__}
     for name in _LIBRARIES:
         try:
             found[name] = version(name)

@@ -124,7 +124,8 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("codec", "sentence"),
     [
-        ({"levels": "2"}, "levels is a whole number of 0"), ({"decoder": "light", "decoder_width": 0}, "decoder_width of 1"),
+        ({"levels": "2"}, "levels is a whole number of 0"),
+        ({"decoder": "light", "decoder_width": 0}, "decoder_width of 1"),
         ({"decoder": "attention"}, "decoder_depth of 1"), ({"bits": 1}, "2 to 16 bits"),
         ({"speed": 1}, "codec is wrong"),
         ({"encoder": "deep"}, "Unknown encoder"),

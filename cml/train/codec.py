@@ -312,7 +312,7 @@ def finish(trained: nn.Module, recipe: CodecRecipe, crops: Crops, done: int) -> 
         for parameter in _read_by(trained.decoder):
             parameter.copy_(parameter[:, order])
     numbers = [tuple(float(f"{value:.6g}") for value in statistic[order].tolist()) for statistic in (mean, std)]
-    provenance = {"recipe": f"{recipe.name}.yaml", "iterations": done, "torch": torch.__version__}
+    provenance = {"command": "cml train codec recipe.yaml", "iterations": done, "torch": torch.__version__}
     config = replace(trained.config, latent_mean=numbers[0], latent_std=numbers[1], provenance=provenance)
     codec = WaveletCodec(config, recipe.name)
     codec.load_state_dict(trained.state_dict())
