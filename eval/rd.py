@@ -42,7 +42,7 @@ LADDERS: Mapping[str, tuple[float, ...]] = {
     "resize": (8, 6, 4, 3, 2),
 }
 """Values of the steering option for a codec named without one: from about 0.1 to about 3 bits a pixel of a photo."""
-STEPS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.48, 0.32)
+STEPS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.48, 0.32, 0.2)
 """The same for codecs that are steered by their quantization step, in units of their default step."""
 PAPERS_ANCHOR = "jpeg2000:colour=rgb,wavelet=5/3"
 """The JPEG 2000 that the authors of WaLLoC and LiVeAction compare with: Pillow's defaults, no colour transform."""
