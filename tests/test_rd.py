@@ -9,7 +9,7 @@ from cml.eval import rd as rd_module
 from cml.eval import rd_report
 from cml.eval.metrics import ms_ssim, psnr, ssim
 from cml.eval.printed import KODAK, is_kodak
-from cml.eval.rd import curve_of, points_of, rd
+from cml.eval.rd import STEPS, curve_of, points_of, rd
 from cml.eval.rd_rows import COLUMNS, Rows
 from helpers import photo
 
@@ -122,7 +122,7 @@ def test_names_become_ladders_and_points_are_taken_as_given():
     assert curves == ["avif:speed=8"] * 8 + ["jpeg"] * 2 + ["webp"] * 8 + ["identity", "rgb_f8c12"]
     assert all("speed=8" in point.codec.spec.name for point in points[:8])
     assert [point.codec.spec.name for point in points[8:10]] == ["jpeg:quality=3", "jpeg:quality=4"]
-    assert len(points_of(["rgb_f8c48"])) == 8
+    assert len(points_of(["rgb_f8c48"])) == len(STEPS)
     assert curve_of("jpeg:quality=3,subsampling=4:4:4") == "jpeg:subsampling=4:4:4"
 
 
