@@ -2,15 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from cml.cli.app import console, errors
 from cml.errors import CmlError
-
-if TYPE_CHECKING:
-    pass
 
 LOG_SECONDS = 30
 
@@ -58,7 +55,7 @@ def codec(
     first: list[WaveletCodec] = []
     shown_at = time.monotonic()
 
-    def line(progress: "Progress") -> None:
+    def line(progress: Progress) -> None:
         nonlocal shown_at
         left = (plan.iterations - progress.iteration) * plan.batch / progress.rate
         text = (

@@ -96,7 +96,6 @@ class WaveletConfig:
         ):
             if getattr(self, key) not in known:
                 raise CodecError(f"Unknown {key} {getattr(self, key)!r}: use one of {', '.join(known)}.")
-
         for key in _DECODER_SIZES:
             if key in _NEEDS.get(self.decoder, ()) and getattr(self, key) < 1:
                 raise CodecError(f"The decoder {self.decoder} needs a {key} of 1 or more.")

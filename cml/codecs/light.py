@@ -40,7 +40,6 @@ class LightDecoder(nn.Module):
             nn.init.zeros_(parameter)
         # Of the latents of the closed form; a constant of the network, whatever later training does to the latents.
         self.register_buffer("variance", torch.ones(1, latent_channels, *[1] * ndim))
-
         # The steps of training: a finer one is corrected like the finest of them, a coarser one like the coarsest.
         self.register_buffer("limits", torch.tensor([1e-3, 1e3]))
 

@@ -169,6 +169,7 @@ def train_codec(
         finished.save(out, card(recipe, done, str(accelerator.device)))
         write_atomic(out / "recipe.yaml", dump_recipe(recipe))
 
+    finished = None
     for done in range(start + 1, recipe.iterations + 1):
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * _schedule(done - 1, recipe)
@@ -192,7 +193,8 @@ def train_codec(
             _save(out / CHECKPOINT, identity, done, codec, average, optimizer)
             on_validation(done, finished)
     accelerator.wait_for_everyone()
-    finished = finish(average.module, recipe, crops, recipe.iterations)
+    if finished is None:  # nothing was left to do, or this is not the main process
+        finished = finish(average.module, recipe, crops, recipe.iterations)
     if recipe.iterations == 0 and accelerator.is_main_process:
         keep(finished, 0)
     return finished

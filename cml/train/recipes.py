@@ -91,8 +91,8 @@ class CodecRecipe:
 
     def folders(self) -> list[Path]:
         """The folders of `data`."""
-        os.environ.setdefault("CML_DATA", "../shared/data")
-        return [Path(os.path.expandvars(name)).expanduser() for name in self.data]
+        usual = os.environ.get("CML_DATA", "../shared/data")
+        return [Path(os.path.expandvars(name.replace("$CML_DATA", usual))).expanduser() for name in self.data]
 
 
 def load_recipe(path: str | Path) -> CodecRecipe:
