@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +117,10 @@ class Codec(ABC):
     def _decompress(self, blob: bytes) -> Tensor:
         """One signal, float32 (C, *spatial) in [-1, 1]."""
 
+    def _admit(self, x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
+        """What `_compress` and `_encode` are given of a signal; a codec that reads integers leaves them alone."""
+        return check_signal(x, spec)
+
     def _encode(self, x: Tensor) -> Latent:
         raise self._no_latents()
 
@@ -149,7 +154,7 @@ class Codec(ABC):
     @torch.no_grad()
     def compress(self, x):
         """Signal to bytes; a batch or a list gives a list of bytes."""
-        return _each(lambda s: self._compress(*check_signal(s, self.spec)), x, self.spec)
+        return _each(lambda s, spec: self._compress(*self._admit(s, spec)), x, self.spec)
 
     @overload
     def decompress(self, blob: Sequence[bytes]) -> list[Tensor]: ...
@@ -169,7 +174,7 @@ class Codec(ABC):
     @torch.no_grad()
     def encode(self, x):
         """Signal to `Latent`, always rounded; a batch or a list gives a list."""
-        return _each(lambda s: self._encode(check_signal(s, self.spec)[0]), x, self.spec)
+        return _each(lambda s, spec: self._encode(self._admit(s, spec)[0]), x, self.spec)
 
     @overload
     def decode(self, latent: Sequence[Latent]) -> list[Tensor]: ...
@@ -188,14 +193,27 @@ def _each(function, x, spec: CodecSpec):
     signal must not depend on its neighbours.
     """
     if isinstance(x, (list, tuple)):
-        return [function(item) for item in x]
+        return [function(item, spec) for item in x]
     if isinstance(x, (Tensor, np.ndarray)) and x.ndim == spec.ndim + 2:
-        return [function(item) for item in x]
-    return function(x)
+        return [function(item, spec) for item in x]
+    return function(x, spec)
 
 
 def check_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
     """A signal as float32 in [-1, 1] and its bits a sample (8, 16, 32), or one sentence on what is wrong with it."""
+    x, bit_depth = admit_signal(x, spec)
+    return to_unit(x), bit_depth
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """Samples of an admitted signal, uint8, uint16 or float32, to float32 in [-1, 1]."""
+    if x.dtype == torch.uint8:
+        return x.float() / 127.5 - 1
+    return x.float() / 32767.5 - 1 if x.dtype == torch.uint16 else x
+
+
+def admit_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
+    """A signal as uint8, uint16, or float32 in [-1, 1], with its bits a sample, or one sentence on what is wrong."""
     x = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
     if not isinstance(x, Tensor):
         raise CodecError(
@@ -214,21 +232,20 @@ def check_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
             f"{spec.name} takes {takes} channel(s), the signal has {x.shape[0]}: its shape must be (C, *spatial); "
             "choose another codec (cml list) or convert the signal."
         )
-    if x.dtype == torch.uint8:
-        return x.float() / 127.5 - 1, 8
-    if x.dtype == torch.uint16:
-        return x.float() / 32767.5 - 1, 16
+    if x.dtype in (torch.uint8, torch.uint16):
+        return x, 8 * x.element_size()
     if not x.is_floating_point():
         raise CodecError(f"A signal is float in [-1, 1], uint8 or uint16, not {x.dtype}; convert it.")
     x = x.float()
-    if not torch.isfinite(x).all():
+    low, high = (float(end) for end in x.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise CodecError("The signal holds NaN or infinity; clean it before encoding.")
-    if x.abs().max() > 1 + 1e-4:
+    peak = max(-low, high)
+    if peak > 1 + 1e-4:
         raise CodecError(
-            f"Float signals lie in [-1, 1]; this one reaches {x.abs().max():.4g}. Scale it, or pass 8-bit images as "
-            "uint8."
+            f"Float signals lie in [-1, 1]; this one reaches {peak:.4g}. Scale it, or pass 8-bit images as uint8."
         )
-    return x.clamp(-1, 1), 32
+    return (x.clamp(-1, 1) if peak > 1 else x), 32
 
 
 def to_uint8(x: Tensor) -> Tensor:

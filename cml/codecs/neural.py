@@ -1,6 +1,8 @@
 """`WaveletCodec`: wavelet packets, a cheap encoder, a quantizer and a decoder, in 1, 2 or 3 dimensions."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,16 @@ from torch import Tensor, nn
 from cml import hub
 from cml.codecs import wavelet
 from cml.codecs.architecture import WaveletConfig, make_decoder, make_encoder
-from cml.codecs.base import Codec, CodecSpec, Latent, fingerprint
+from cml.codecs.base import Codec, CodecSpec, Latent, admit_signal, fingerprint, to_unit
 from cml.codecs.bitstream import Container
 from cml.codecs.entropy import backend, backend_by_number
+from cml.codecs.fast_codec import Fast, Rows, symbols_too_large
 from cml.codecs.geometry import grid_shape
+from cml.codecs.light import LightDecoder
+from cml.codecs.linear import LinearDecoder, LinearEncoder
 from cml.codecs.quantize import make_quantizer
 from cml.codecs.rdo import rdo_round
+from cml.codecs.tiles import synthesis_stripes
 from cml.errors import BitstreamError, CmlError, CodecError
 
 
@@ -30,6 +36,9 @@ class WaveletCodec(nn.Module, Codec):
     `gaussian`, `residual`), of LiVeAction (`factorized`, `laplace`, `attention`), or ours (`linear`, `uniform`,
     `light`): one step for all channels leaves the bits where the energy is.
 
+    On a CPU, what is linear runs compiled (see `fast`), straight from integer samples; `analysis` and `synthesis` are
+    the reference for it.
+
     Args:
         config: the frozen configuration.
         name: what the registry or the user calls it.
@@ -38,6 +47,8 @@ class WaveletCodec(nn.Module, Codec):
         channels: send only the first of the latent channels, which linear encoders order by energy; None for all.
         rdo: strength of rate-distortion optimised quantization, 0 to round to the nearest; None for the default.
         entropy: entropy back-end; None for the default.
+        decoder: `linear` to decode by the linear part of a light decoder alone, far faster and a little worse; None
+            for the whole decoder. The bytes are the same.
     """
 
     def __init__(
@@ -48,6 +59,7 @@ class WaveletCodec(nn.Module, Codec):
         channels: int | None = None,
         rdo: float | None = None,
         entropy: str | None = None,
+        decoder: str | None = None,
     ):
         super().__init__()
         self.config = config
@@ -63,13 +75,29 @@ class WaveletCodec(nn.Module, Codec):
             config.quantizer, config.latent_channels, config.bits, invert=config.decoder != "attention"
         )
         self.decoder = make_decoder(config)
+        self.decodes_by = _check_decoder(decoder or config.decoder, config)
+        linear = self.linear_decoder
+        self._fast = Fast(
+            config,
+            self.encoder if isinstance(self.encoder, LinearEncoder) and config.levels else None,
+            linear if config.quantizer == "uniform" and config.boundary == "symmetric" and config.levels else None,
+        )
         self.eval()
+
+    @property
+    def linear_decoder(self) -> LinearDecoder | None:
+        """The linear decoder, where that is all that is to decode by."""
+        if isinstance(self.decoder, LightDecoder) and self.decodes_by == "linear":
+            return self.decoder.linear
+        return self.decoder if isinstance(self.decoder, LinearDecoder) else None
 
     @property
     def spec(self) -> CodecSpec:
         config = self.config
-        chosen = {"channels": self.channels, "rdo": self.rdo, "entropy": self.entropy}
-        usual = {"channels": config.latent_channels, "rdo": config.rdo, "entropy": config.entropy}
+        chosen = {"channels": self.channels, "rdo": self.rdo, "entropy": self.entropy, "decoder": self.decodes_by}
+        usual = {
+            "channels": config.latent_channels, "rdo": config.rdo, "entropy": config.entropy, "decoder": config.decoder,
+        }  # fmt: skip
         options = {"step": self.step} | {key: value for key, value in chosen.items() if value != usual[key]}
         return CodecSpec(
             name=f"{self._name}:" + ",".join(f"{key}={value}" for key, value in options.items()),
@@ -95,7 +123,7 @@ class WaveletCodec(nn.Module, Codec):
 
     def at(self, step: float) -> "WaveletCodec":
         """The same weights at another quantization step."""
-        other = WaveletCodec(self.config, self._name, step, self.channels, self.rdo, self.entropy)
+        other = WaveletCodec(self.config, self._name, step, self.channels, self.rdo, self.entropy, self.decodes_by)
         other.load_state_dict(self.state_dict(), assign=True)
         return other
 
@@ -113,7 +141,7 @@ class WaveletCodec(nn.Module, Codec):
         """
         if step is None:
             step = z.new_full((len(z),), self.step)
-        packets = self.decoder(self.quantizer.expand(z), step)
+        packets = (self.linear_decoder or self.decoder)(self.quantizer.expand(z), step)
         return wavelet.synthesis(packets, self.config.levels, size, self.config.boundary)
 
     def quantize(self, z: Tensor) -> Tensor:
@@ -121,7 +149,7 @@ class WaveletCodec(nn.Module, Codec):
         symbols = rdo_round(z[:, : self.channels] / self.step, self.rdo)
         peak = symbols.abs().max()
         if peak > torch.iinfo(torch.int16).max:
-            raise CodecError(f"Step {self.step} gives symbols of {peak:.0f}, past 16 bits; take a larger step.")
+            raise symbols_too_large(self.step, float(peak))
         return symbols.to(torch.int8 if peak <= torch.iinfo(torch.int8).max else torch.int16)
 
     def _latent(self, symbols: Tensor, shape: tuple[int, ...], step: float) -> Latent:
@@ -132,21 +160,71 @@ class WaveletCodec(nn.Module, Codec):
     def _device(self) -> torch.device:
         return next(self.parameters()).device
 
+    def _admit(self, x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
+        return admit_signal(x, spec)
+
+    def _symbols(self, x: Tensor) -> Tensor:
+        fast = self._fast if self._device.type == "cpu" and not x.is_cuda else None
+        if fast and fast.quantizes:
+            return fast.symbols(x, self.step, self.channels, self.rdo)
+        if fast and fast.encodes:
+            return self.quantize(self.quantizer.compand(fast.latents(x)))[0]
+        return self.quantize(self.analysis(to_unit(x)[None].to(self._device)))[0].cpu()
+
     def _encode(self, x: Tensor) -> Latent:
-        symbols = self.quantize(self.analysis(x[None].to(self._device)))[0].cpu()
+        return self._pair(self._symbols(x), tuple(x.shape))
+
+    def _pair(self, symbols: Tensor, shape: tuple[int, ...]) -> Latent:
         # The step through float32, as the container stores it: encoder and decoder use the same number.
-        return self._latent(symbols, tuple(x.shape), float(np.float32(self.step)))
+        return self._latent(symbols, shape, float(np.float32(self.step)))
+
+    def compress_rows(self, rows: Rows, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+        """`compress` of a picture that is never in memory as a whole, if the codec's encoder allows it.
+
+        Args:
+            rows: gives rows start ... stop as (C, stop - start, W), uint8 or uint16; asked for in order, each once.
+            shape: (C, H, W) of the picture.
+            dtype: of the samples.
+        """
+        depth = 8 * dtype.itemsize
+        if self._fast.quantizes and self.config.ndim == 2 and self._device.type == "cpu":
+            admit_signal(np.empty((shape[0], 1, 1), dtype), self.spec)
+            symbols = self._fast.symbols_of_rows(rows, shape, self.step, self.channels, self.rdo)
+            return self.pack(self._pair(symbols, shape), depth)
+        return self.compress(rows(0, shape[1]))
+
+    @torch.no_grad()
+    def decompress_rows(self, blob: bytes) -> Iterator[Tensor]:
+        """`decompress` of a picture in stripes float32 (C, rows, W), from the first to the last.
+
+        A decoder that looks at the whole picture gives it in one piece.
+        """
+        yield from self._stripes(self.unpack(blob))
+
+    def _stripes(self, latent: Latent) -> Iterator[Tensor]:
+        size = latent.original_shape[1:]
+        if self._fast.decodes and self._device.type == "cpu" and self.config.ndim == 2:
+            yield from self._fast.sample_rows(latent.symbols, latent.step, size)
+        else:
+            for stripe in synthesis_stripes(self, latent.symbols, size, latent.step):
+                yield stripe.clamp_(-1, 1).cpu()
 
     def _decode(self, latent: Latent) -> Tensor:
         if latent.codec_id != self.codec_id:
             raise CodecError(
                 f"This latent was made by codec {latent.codec_id}, not by {self.spec.name} ({self.codec_id})."
             )
-        sent = latent.to_float(normalize=False).to(self._device)
-        z = sent.new_zeros(1, self.config.latent_channels, *sent.shape[1:])
-        z[0, : len(sent)] = sent
-        step = z.new_full((1,), latent.step)
-        return self.synthesis(z, latent.original_shape[1:], step)[0].clamp(-1, 1).cpu()
+        size = latent.original_shape[1:]
+        if self._fast.decodes and self._device.type == "cpu":
+            return self._fast.samples(latent.symbols, latent.step, size)
+        stripes = self._stripes(latent)
+        first = next(stripes)
+        if first.shape[1] == size[0]:
+            return first
+        out, row = torch.empty((len(first), *size)), 0
+        for stripe in chain((first,), stripes):
+            out[:, row : (row := row + stripe.shape[1])] = stripe
+        return out
 
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
         return self.pack(self._encode(x), bit_depth)
@@ -209,6 +287,13 @@ def _check_rdo(rdo: float) -> float:
     return float(rdo)
 
 
+def _check_decoder(decoder: str, config: WaveletConfig) -> str:
+    if decoder != config.decoder and not (decoder == "linear" and config.decoder == "light"):
+        usable = "linear or light" if config.decoder == "light" else config.decoder
+        raise CodecError(f"This codec decodes by decoder={usable}, not by {decoder!r}.")
+    return decoder
+
+
 def load_wavelet_codec(
     name: str,
     folder: Path,
@@ -216,6 +301,7 @@ def load_wavelet_codec(
     channels: int | None = None,
     rdo: float | None = None,
     entropy: str | None = None,
+    decoder: str | None = None,
 ) -> WaveletCodec:
     """A `WaveletCodec` from a folder of config.json and model.safetensors; the options are those of the class."""
     raw, tensors = hub.load(folder)
@@ -223,7 +309,7 @@ def load_wavelet_codec(
         known = {field.name for field in fields(WaveletConfig)}
         config = WaveletConfig(**{key: value for key, value in raw.items() if key in known})
         config = replace(config, latent_mean=tuple(config.latent_mean), latent_std=tuple(config.latent_std))
-        codec = WaveletCodec(config, name, step, channels, rdo, entropy)
+        codec = WaveletCodec(config, name, step, channels, rdo, entropy, decoder)
         codec.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise CmlError(f"{folder} does not hold a wavelet codec: {str(error).splitlines()[0]}.") from error

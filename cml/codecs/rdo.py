@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Where everything around is zero a symbol costs this share of a step at most; more would erase lone edges.
-_LARGEST = 0.3
+LARGEST = 0.3
+LEAST = 1e-3  # of a mean magnitude, which divides
 
 
 def local_magnitude(v: Tensor) -> Tensor:
@@ -37,7 +38,7 @@ def rdo_round(v: Tensor, strength: float) -> Tensor:
     """
     if strength == 0:
         return v.round()
-    threshold = (strength / 12 / local_magnitude(v).clamp(min=1e-3)).clamp(max=_LARGEST)
+    threshold = (strength / 12 / local_magnitude(v).clamp(min=LEAST)).clamp(max=LARGEST)
     return torch.floor(v.abs() + 0.5 - threshold) * v.sign()
 
 

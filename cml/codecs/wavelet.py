@@ -17,8 +17,8 @@ from cml.errors import CodecError
 BOUNDARIES = ("symmetric", "periodic")
 
 # Predict and update steps of the CDF 9/7 pair, and the gain that makes the low-pass sum sqrt(2) ("bior4.4").
-_LIFTING = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
-_GAIN = 1.149604398860241
+LIFTING = (-1.586134342059924, -0.052980118572961, 0.882911075530934, 0.443506852043971)
+GAIN = 1.149604398860241
 
 
 def _lift(target: Tensor, source: Tensor, weight: float, dim: int, boundary: str, ahead: bool) -> None:
@@ -37,15 +37,15 @@ def _lift(target: Tensor, source: Tensor, weight: float, dim: int, boundary: str
 
 def _split(x: Tensor, dim: int, boundary: str) -> tuple[Tensor, Tensor]:
     even, odd = (half.clone() for half in x.unflatten(dim, (-1, 2)).unbind(dim))
-    for number, weight in enumerate(_LIFTING):
+    for number, weight in enumerate(LIFTING):
         predict = number % 2 == 0
         _lift(odd if predict else even, even if predict else odd, weight, dim, boundary, ahead=predict)
-    return even.mul_(_GAIN), odd.mul_(-1 / _GAIN)
+    return even.mul_(GAIN), odd.mul_(-1 / GAIN)
 
 
 def _merge(low: Tensor, high: Tensor, dim: int, boundary: str) -> Tensor:
-    even, odd = low / _GAIN, high * -_GAIN
-    for number, weight in reversed(list(enumerate(_LIFTING))):
+    even, odd = low / GAIN, high * -GAIN
+    for number, weight in reversed(list(enumerate(LIFTING))):
         predict = number % 2 == 0
         _lift(odd if predict else even, even if predict else odd, -weight, dim, boundary, ahead=predict)
     return torch.stack((even, odd), dim).flatten(dim - 1, dim)

@@ -1,0 +1,169 @@
+"""The fast path of one codec: which parts it has, its weights as the kernels want them, and stripes of pictures."""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cml.codecs import fast
+from cml.codecs.architecture import WaveletConfig
+from cml.codecs.fast_kernel import DELAY
+from cml.codecs.fast_weights import Product, analysis_product, synthesis_product
+from cml.codecs.geometry import grid_shape
+from cml.codecs.linear import LinearDecoder, LinearEncoder
+from cml.errors import CodecError
+
+_STRIPE = 64  # lines of cells at a time, where a picture comes or goes in stripes
+
+Rows = Callable[[int, int], np.ndarray]
+"""Rows start ... stop of a picture, (C, stop - start, W); asked for in order."""
+
+
+class Fast:
+    """The compiled encoder and decoder of a codec, and what they need of its weights, kept until those change.
+
+    Args:
+        config: of the codec.
+        encoder, decoder: its linear parts, those that it has; on a CPU.
+    """
+
+    def __init__(self, config: WaveletConfig, encoder: LinearEncoder | None, decoder: LinearDecoder | None):
+        self.config = config
+        self._encoder, self._decoder = encoder, decoder
+        self._kept: dict[str, tuple[object, Product]] = {}
+
+    @property
+    def encodes(self) -> bool:
+        """Whether it has latents for a signal."""
+        return self._encoder is not None
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether it has symbols at once: without companding, in one or two dimensions."""
+        config = self.config
+        return self.encodes and config.quantizer == "uniform" and config.ndim < 3 and config.boundary == "symmetric"
+
+    @property
+    def decodes(self) -> bool:
+        """Whether it has the samples of symbols."""
+        return self._decoder is not None
+
+    def latents(self, x: Tensor) -> Tensor:
+        """A signal (C, *spatial) to the encoder's output (1, c, *grid)."""
+        config = self.config
+        samples = np.ascontiguousarray(x.numpy())
+        cells = grid_shape(samples.shape[1:], 2**config.levels)
+        inside = (...,) + (slice(None),) * config.ndim
+        if config.boundary == "periodic":
+            # What is past one end is what is before the other, as far as filters reach.
+            ends = [(0, n * 2**config.levels - m) for n, m in zip(cells, samples.shape[1:], strict=True)]
+            reach = [(DELAY * 2**config.levels,) * 2] * config.ndim
+            samples = np.pad(np.pad(samples, [(0, 0), *ends], "edge"), [(0, 0), *reach], "wrap")
+            inside = (..., *(slice(DELAY, DELAY + n) for n in cells))
+        c = config.latent_channels
+        product = self._analysis(c, samples.dtype, 1.0)
+        latents = fast.analyse(samples, config, product, c)
+        return torch.from_numpy(np.ascontiguousarray(latents[inside]))[None]
+
+    def symbols(self, x: Tensor, step: float, channels: int, rdo: float) -> Tensor:
+        """A signal (C, *spatial) to int8 symbols (channels, *grid), int16 where they are larger."""
+        samples = x.numpy()
+        if self.config.ndim == 1:
+            whole = np.ascontiguousarray(samples)[:, None]
+            return self._quantize(iter([(whole, 0, (0, 1))]), whole.shape, step, channels, rdo)[:, 0]
+        if samples.flags.c_contiguous:
+            lines = math.ceil(samples.shape[1] / 2**self.config.levels)
+            return self._quantize(iter([(samples, 0, (0, lines))]), samples.shape, step, channels, rdo)
+        return self.symbols_of_rows(lambda a, b: samples[:, a:b], samples.shape, step, channels, rdo)
+
+    def symbols_of_rows(self, rows: Rows, shape: tuple[int, ...], step: float, channels: int, rdo: float) -> Tensor:
+        """The same of a picture (C, H, W) that is read row by row, once, from the first to the last."""
+        return self._quantize(_windows(rows, shape[1], 2**self.config.levels), shape, step, channels, rdo)
+
+    def _quantize(
+        self, windows: Iterator["_Window"], shape: tuple[int, ...], step: float, channels: int, rdo: float
+    ) -> Tensor:
+        config, height = self.config, shape[1]
+        down = 2**config.levels if config.ndim == 2 else 1
+        out = np.empty((channels, math.ceil(height / down), math.ceil(shape[2] / 2**config.levels)), np.int8)
+        for samples, first, lines in windows:
+            product = self._analysis(channels, samples.dtype, step)
+            peak = fast.encode(samples, config, product, out, rdo, (first, height), lines)
+            if peak > np.iinfo(out.dtype).max:
+                out = out.astype(np.int16)
+                peak = fast.encode(samples, config, product, out, rdo, (first, height), lines)
+            if peak > np.iinfo(out.dtype).max:
+                raise symbols_too_large(step, peak)
+        return torch.from_numpy(out)
+
+    def samples(self, symbols: Tensor, step: float, size: tuple[int, ...]) -> Tensor:
+        """Symbols (c, *grid) to a signal (C, *size) in [-1, 1]."""
+        out = torch.empty((self.config.channels, *size))
+        codes = np.ascontiguousarray(symbols.numpy())
+        fast.synthesise(codes, self.config, self._synthesis(len(codes), step), out.numpy())
+        return out
+
+    def sample_rows(self, symbols: Tensor, step: float, size: tuple[int, ...]) -> Iterator[Tensor]:
+        """The same of a picture in stripes (C, rows, W), from the first to the last."""
+        codes, phases = np.ascontiguousarray(symbols.numpy()), 2**self.config.levels
+        product = self._synthesis(len(codes), step)
+        for low in range(0, codes.shape[1], _STRIPE):
+            high = min(low + _STRIPE, codes.shape[1])
+            out = torch.empty((self.config.channels, min(high * phases, size[0]) - low * phases, size[1]))
+            fast.synthesise(codes, self.config, product, out.numpy(), (low, high))
+            yield out
+
+    def _analysis(self, channels: int, dtype: np.dtype, unit: float) -> Product:
+        encoder = self._encoder
+        assert encoder is not None
+        return self._keep(
+            "encoder", encoder, (channels, dtype.name, unit),
+            lambda weight, bias: analysis_product(self.config, weight, bias, channels, dtype.name, unit),
+        )  # fmt: skip
+
+    def _synthesis(self, channels: int, unit: float) -> Product:
+        decoder = self._decoder
+        assert decoder is not None
+        return self._keep(
+            "decoder", decoder, (channels, unit),
+            lambda weight, bias: synthesis_product(self.config, weight, bias, channels, unit),
+        )  # fmt: skip
+
+    def _keep(
+        self,
+        name: str,
+        part: LinearEncoder | LinearDecoder,
+        point: tuple[object, ...],
+        make: Callable[[np.ndarray, np.ndarray], Product],
+    ) -> Product:
+        """What was made last, unless it was of other weights or for another operating point."""
+        state = (*point, *((p.data_ptr(), p._version) for p in (part.weight, part.bias)))
+        if name not in self._kept or self._kept[name][0] != state:
+            self._kept[name] = state, make(part.weight.detach().numpy(), part.bias.detach().numpy())
+        return self._kept[name][1]
+
+
+def symbols_too_large(step: float, peak: float) -> CodecError:
+    """The sentence for a step too fine for 16 bits."""
+    return CodecError(f"Step {step} gives symbols of {peak:.0f}, past 16 bits; take a larger step.")
+
+
+_Window = tuple[
+    np.ndarray, int, tuple[int, int]
+]  # rows, the number of the first, and which lines of cells they are for
+
+
+def _windows(rows: Rows, height: int, phases: int) -> Iterator[_Window]:
+    """A picture's rows, stripe after stripe, with as many around each as its latents depend on."""
+    lines = math.ceil(height / phases)
+    first, kept = 0, None
+    for low in range(0, lines, _STRIPE):
+        high = min(low + _STRIPE, lines)
+        begin = max(0, low - fast.REACH) * phases
+        end = min((high + fast.REACH) * phases, height)
+        known = 0 if kept is None else first + kept.shape[1]
+        old = () if kept is None else (kept[:, begin - first :],)
+        first, kept = begin, np.concatenate((*old, rows(known, end)), 1) if end > known else np.concatenate(old, 1)
+        yield np.ascontiguousarray(kept), first, (low, high)

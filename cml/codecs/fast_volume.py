@@ -1,0 +1,123 @@
+"""The compiled part of the fast path for volumes: slices as pictures, then the same along the third axis.
+
+slices --`fast_kernel.take`--> packets of each slice, in a ring of the last six cells of slices
+  --`stream`--> split along the first axis --`project`--> latents                     and back
+"""
+
+from numba import njit
+
+from cml.codecs.compiled import announced
+from cml.codecs.fast_kernel import (
+    BLOCK,
+    DELAY,
+    GUARD,
+    OPTIONS,
+    RING,
+    WIDTH,
+    give,
+    project,
+    project_line,
+    spread,
+    stream,
+    take,
+)
+
+
+@announced("the encoder of volumes")
+@njit(cache=True, **OPTIONS)
+def analyse_volume(x, samples, words, ring, slices, where, depth, levels, weights, bias, out):
+    """Latents of a tile of a volume, all of its slices, channel after channel.
+
+    Args:
+        x, samples, words, where: as for `analyse`, x being (C * slices, rows, W); ring: of one channel.
+        slices: float32 room for RING * F times the packets of a slice, (lines, F, F, pitch).
+        depth: slices of the volume; first and last cell of slices to stream; first cell of slices of `out`, how many.
+        levels: of all axes.
+        weights: (blocks, C * F * F * F, BLOCK), in the order channel, slice, column, row; bias: (blocks, BLOCK).
+        out: float32 room for (blocks * BLOCK, cells of slices, cells of rows, pitch - GUARD).
+    """
+    first, height, begin, end, top, lines, left, cells = where
+    number, start, stop, front, sheets = depth
+    phases = 1 << levels
+    length = -(-cells // WIDTH) * WIDTH
+    pitch = length + GUARD
+    packets = phases * phases * pitch  # of one line of cells of one slice
+    sheet = lines * packets
+    for channel in range(x.shape[0] // number):
+        for deep in range(start, front + sheets + DELAY):
+            for k in range(phases if deep < stop else 0):
+                z = channel * number + min(deep * phases + k, number - 1)
+                target = ((deep - start) % RING * phases + k) * sheet
+                for cell in range(begin, top + lines + DELAY):
+                    place = (first, height, begin, end, cell, left, cells, pitch)
+                    take(x, samples, words, ring, z, 0, place, (levels, levels))
+                    done = cell - DELAY
+                    if done >= top:
+                        base = GUARD + (done - begin) % RING * phases * pitch
+                        line = target + (done - top) * packets
+                        for row in range(phases * phases):
+                            source = base + (row // phases * RING * phases + row % phases) * pitch
+                            slices[line + row * pitch : line + row * pitch + length] = ring[source : source + length]
+            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 0)
+            done = deep - DELAY
+            if done >= front:
+                used = weights.shape[1] // (x.shape[0] // number)
+                for line in range(lines):
+                    base = (done - start) % RING * phases * sheet + line * packets
+                    for block in range(weights.shape[0]):
+                        at = ((block * BLOCK * sheets + done - front) * lines + line) * length
+                        for i in range(0, length, WIDTH):
+                            project(
+                                out, at + i, sheets * lines * length, slices, base + i, pitch, phases * phases, sheet,
+                                weights[block, channel * used : (channel + 1) * used], bias[block], channel == 0,
+                            )  # fmt: skip
+
+
+@announced("the linear decoder of volumes")
+@njit(cache=True, **OPTIONS)
+def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, weights, bias):
+    """Samples of a tile of a volume from symbols, channel after channel.
+
+    Args:
+        x, latents, where: as for `synthesise`, x being (C * slices, rows, W); ring: of one channel.
+        symbols: (c, cells of slices * cells of rows, cells), all of the volume.
+        slices: as for `analyse_volume`, with the lines that are streamed, and BLOCK rows more.
+        depth: slices of the volume; first and last cell of slices to stream; first cell of slices to write, how many.
+        levels: of all axes.
+        weights: (C, F of slices, blocks, c, BLOCK), blocks over column, row; bias: (C, F of slices, blocks, BLOCK).
+    """
+    first, begin, end, top, lines, left, cells, inner, outer = where
+    number, start, stop, front, sheets = depth
+    phases = 1 << levels
+    length = -(-cells // WIDTH) * WIDTH
+    pitch = length + GUARD
+    packets = phases * phases * pitch
+    sheet = (end - begin) * packets
+    height = symbols.shape[1] // (-(-number // phases))
+    for channel in range(x.shape[0] // number):
+        for deep in range(start, front + sheets + DELAY):
+            for cell in range(begin, end if deep < stop else begin):
+                spread(latents, symbols, deep * height + cell, left, cells, length)
+                for k in range(phases):
+                    line = ((deep - start) % RING * phases + k) * sheet + (cell - begin) * packets
+                    for block in range(weights.shape[2]):
+                        project_line(
+                            slices, line + block * BLOCK * pitch, pitch, latents, 0, length, symbols.shape[0], length,
+                            weights[channel, k, block], bias[channel, k, block],
+                        )  # fmt: skip
+            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 1)
+            done = deep - DELAY
+            for k in range(phases if done >= front else 0):
+                z = done * phases + k
+                if z >= number:
+                    break
+                source = ((done - start) % RING * phases + k) * sheet
+                for cell in range(begin, top + lines + DELAY):
+                    if cell < end:
+                        base = GUARD + (cell - begin) % RING * phases * pitch
+                        for row in range(phases * phases):
+                            target = base + (row // phases * RING * phases + row % phases) * pitch
+                            line = source + (cell - begin) * packets + row * pitch
+                            ring[target : target + length] = slices[line : line + length]
+                    place = (first, begin, end, cell, cell - DELAY, top, left, cells, pitch, inner, outer)
+                    give(x, ring, channel * number + z, 0, place, (levels, levels))
