@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from cml.codecs.factory import list_codecs as list_codecs
     from cml.codecs.fit import fit_codec as fit_codec
     from cml.data.datasets import load_dataset as load_dataset
+    from cml.data.loading import LatentFolder as LatentFolder
+    from cml.data.loading import LatentShards as LatentShards
+    from cml.data.loading import latent_loader as latent_loader
+    from cml.data.loading import write_shard as write_shard
     from cml.data.signals import read_image as read_image
     from cml.data.signals import write_image as write_image
     from cml.errors import BitstreamError as BitstreamError
@@ -36,6 +40,10 @@ _LAZY = {
     "list_codecs": "cml.codecs.factory",
     "fit_codec": "cml.codecs.fit",
     "load_dataset": "cml.data.datasets",
+    "LatentFolder": "cml.data.loading",
+    "LatentShards": "cml.data.loading",
+    "latent_loader": "cml.data.loading",
+    "write_shard": "cml.data.loading",
     "read_image": "cml.data.signals",
     "write_image": "cml.data.signals",
     "BitstreamError": "cml.errors",

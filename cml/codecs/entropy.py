@@ -11,6 +11,7 @@ import numpy as np
 import zstandard
 
 from cml.codecs.ctx import Ctx
+from cml.codecs.order0 import Order0
 from cml.codecs.rans import Rans
 from cml.errors import BitstreamError, CodecError
 
@@ -22,7 +23,7 @@ class EntropyCoder(Protocol):
     """What the container calls this back-end, 0 to 7; never reused."""
 
     def encode(self, symbols: np.ndarray) -> bytes:
-        """Symbols to bytes."""
+        """Symbols to bytes, the same on any number of threads."""
         ...
 
     def decode(self, payload: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -51,7 +52,7 @@ class Zstd:
         return planes.T.copy().view(dtype).reshape(shape)
 
 
-BACKENDS: dict[str, EntropyCoder] = {"zstd": Zstd(), "rans": Rans(), "ctx": Ctx()}
+BACKENDS: dict[str, EntropyCoder] = {"zstd": Zstd(), "rans": Rans(), "ctx": Ctx(), "order0": Order0()}
 
 
 def backend(name: str) -> EntropyCoder:

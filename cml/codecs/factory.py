@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -103,6 +104,15 @@ def list_codecs(pattern: str = "*") -> list[str]:
     return sorted([*CODECS.names(pattern), *match(hub.bundled_names(), pattern)])
 
 
+@cache
+def _bundled(codec_id: str) -> Codec | None:
+    """The bundled codec of an id: loaded once, since reading its weights takes longer than decoding a small picture."""
+    for name in hub.bundled_names():
+        if hub.read_config(hub.BUNDLED / name).get("codec_id") == codec_id:
+            return create_codec(name)
+    return None
+
+
 def identify(blob: bytes) -> Codec:
     """The codec that decodes some bytes: a cml container, or a picture file of a conventional codec.
 
@@ -110,15 +120,18 @@ def identify(blob: bytes) -> Codec:
         BitstreamError: no codec knows these bytes, or the container is damaged.
     """
     codec_id = Container.unpack(blob).codec_id if is_container(blob) else None
+    bundled = _bundled(codec_id) if codec_id else None
+    if bundled is not None and bundled.spec.codec_id != codec_id:
+        _bundled.cache_clear()  # somebody has changed its weights since
+        bundled = _bundled(codec_id or "")
+    if bundled is not None:
+        return bundled
     for name in CODECS.names():
         codec = CODECS.get(name).claim(blob)
         if codec is not None:
             return codec
     if codec_id is None:
         raise BitstreamError("These bytes are neither a cml container nor a picture file of a known codec.")
-    for name in hub.bundled_names():
-        if hub.read_config(hub.BUNDLED / name).get("codec_id") == codec_id:
-            return create_codec(name)
     if codec_id in _seen:
         return create_codec(_seen[codec_id])
     raise BitstreamError(

@@ -90,10 +90,8 @@ def _length(span: _Span) -> int:
     return math.ceil((span.end - span.begin) / kernel.WIDTH) * kernel.WIDTH
 
 
-def _room(cells: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Memory for one line of samples, and the same memory as uint64."""
-    words = np.empty(math.ceil(cells * dtype.itemsize / 8), np.uint64)
-    return words.view(dtype)[:cells], words
+def _room(x: np.ndarray, levels: int) -> np.ndarray:
+    return np.empty(kernel.LANES << levels, x.dtype)
 
 
 def encode(
@@ -132,11 +130,10 @@ def encode(
         top, bottom = max(0, start - margin), min(rows, stop + margin)
         begin, end = max(0, top - kernel.DELAY), min(rows, bottom + kernel.DELAY)
         cells, length = horizontal.end - horizontal.begin, _length(horizontal)
-        samples, words = _room(cells << levels[1], x.dtype)
         ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * (length + kernel.GUARD) + kernel.GUARD)
         out = _scratch.floats("latents", product.bias.size * (bottom - top) * length)
         kernel.analyse(
-            x, samples, words, ring, (first, height, begin, end, top, bottom - top, horizontal.begin, cells),
+            x, _room(x, levels[1]), ring, (first, height, begin, end, top, bottom - top, horizontal.begin, cells),
             levels, product.weights, product.bias, out,
         )  # fmt: skip
         latents = out.reshape(product.bias.size, bottom - top, length)
@@ -160,13 +157,12 @@ def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int) -> n
 
     def work(vertical: _Span, horizontal: _Span) -> None:
         lines, cells, length = vertical.stop - vertical.start, horizontal.end - horizontal.begin, _length(horizontal)
-        samples, words = _room(cells << levels[1], x.dtype)
         ring = _scratch.floats(
             "ring", (len(x) << levels[1]) * (kernel.RING << levels[0]) * (length + kernel.GUARD) + kernel.GUARD
         )
         latents = _scratch.floats("latents", product.bias.size * lines * length)
         where = (0, flat.shape[1], vertical.begin, vertical.end, vertical.start, lines, horizontal.begin, cells)
-        kernel.analyse(flat, samples, words, ring, where, levels, product.weights, product.bias, latents)
+        kernel.analyse(flat, _room(x, levels[1]), ring, where, levels, product.weights, product.bias, latents)
         _place(out, latents.reshape(-1, lines, length), (vertical,), horizontal)
 
     _each(work, [(v, h) for v in down for h in across])
@@ -200,13 +196,12 @@ def _analyse_volume(
     def work(deep: _Span, vertical: _Span, horizontal: _Span) -> None:
         sheets, lines = deep.stop - deep.start, vertical.stop - vertical.start
         cells, length = horizontal.end - horizontal.begin, _length(horizontal)
-        samples, words = _room(cells * phases, x.dtype)
         pitch = length + kernel.GUARD
         ring = _scratch.floats("ring", phases * kernel.RING * phases * pitch + kernel.GUARD)
         store = _scratch.floats("slices", kernel.RING * phases * lines * phases**2 * pitch)
         latents = _scratch.floats("latents", product.bias.size * sheets * lines * length)
         volume.analyse_volume(
-            flat, samples, words, ring, store,
+            flat, _room(x, config.levels), ring, store,
             (0, height, vertical.begin, vertical.end, vertical.start, lines, horizontal.begin, cells),
             (slices, deep.begin, deep.end, deep.start, sheets), config.levels, product.weights, product.bias, latents,
         )  # fmt: skip

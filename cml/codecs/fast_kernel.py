@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from cml.codecs.compiled import announced
-from cml.codecs.simd import LANES, lift, load, multiply_add, splat, store
+from cml.codecs.simd import LANES, deal8, deal16, lift, load, multiply_add, splat, store, weave8, weave16
 from cml.codecs.wavelet import LIFTING
 
 RING = 6  # cells that a stream keeps
@@ -92,6 +92,12 @@ def _chain(buffer, v0, v1, v2, v3, v4, v5, inverse, length):
         store(buffer, v4 + i, fifth)
 
 
+@_inlined
+def _before(row, stride, rows):
+    """The row of a ring that is `stride` before another."""
+    return row - stride if row >= stride else row - stride + rows
+
+
 @_compiled
 def _push(buffer, base, pitch, rows, stride, band, newest, count, length, inverse):
     """What sample number `newest` of a band of `count` makes possible: one step on each of the four before it.
@@ -100,18 +106,16 @@ def _push(buffer, base, pitch, rows, stride, band, newest, count, length, invers
     and the others before the beginning: nothing is done to those, and others see the mirror image there.
     """
     if newest >= 5 and newest < count:
-        at = newest * stride + band
+        v0 = (newest * stride + band) % rows
+        v1 = _before(v0, stride, rows)
+        v2 = _before(v1, stride, rows)
+        v3 = _before(v2, stride, rows)
+        v4 = _before(v3, stride, rows)
+        v5 = _before(v4, stride, rows)
         _chain(
-            buffer,
-            base + pitch * (at % rows),
-            base + pitch * ((at - stride) % rows),
-            base + pitch * ((at - 2 * stride) % rows),
-            base + pitch * ((at - 3 * stride) % rows),
-            base + pitch * ((at - 4 * stride) % rows),
-            base + pitch * ((at - 5 * stride) % rows),
-            inverse,
-            length,
-        )
+            buffer, base + pitch * v0, base + pitch * v1, base + pitch * v2, base + pitch * v3, base + pitch * v4,
+            base + pitch * v5, inverse, length,
+        )  # fmt: skip
         return
     for step in range(4):
         target = newest - 1 - step
@@ -159,39 +163,48 @@ def stream(buffer, base, pitch, phases, levels, cell, cells, length, inverse):
 
 
 @_compiled
-def _gather(samples, x, plane, line, start):
-    """Samples start ... of a line of the signal; past its end the last one."""
-    row = x[plane, line]
-    inside = min(row.size - start, samples.size)
-    for i in range(inside):
-        samples[i] = row[start + i]
-    for i in range(inside, samples.size):
-        samples[i] = row[start + inside - 1]
-
-
-@_compiled
-def _load(buffer, base, hop, phases, cells, samples, words):
-    """Samples as they lie to phases; `words` is `samples`, eight bytes at a time."""
-    if samples.itemsize == 1 and phases >= 8:
-        step = phases // 8
+def _load(buffer, base, hop, phases, cells, line, start, room):
+    """Samples start ... of a line of the signal to `cells` columns of phases; past its end the last one."""
+    if phases not in (8, 16):
+        whole = max(min(cells, (line.size - start) // phases), 0)
         for phase in range(phases):
-            shift = np.uint64(8 * (phase % 8))
             row = buffer[base + phase * hop : base + phase * hop + cells]
-            for i in range(cells):
-                row[i] = np.float32(np.int32((words[i * step + phase // 8] >> shift) & np.uint64(255)))
+            for i in range(whole):
+                row[i] = np.float32(line[start + i * phases + phase])
+            for i in range(whole, cells):
+                row[i] = np.float32(line[min(start + i * phases + phase, line.size - 1)])
+        return
+    for i in range(0, cells, LANES):
+        at = start + i * phases
+        if at + LANES * phases <= line.size:
+            _deal(buffer, base + i, hop, phases, line, at)
+        else:
+            for k in range(LANES * phases):
+                room[k] = line[min(at + k, line.size - 1)]
+            _deal(buffer, base + i, hop, phases, room, 0)
+
+
+@_inlined
+def _deal(buffer, base, hop, phases, line, at):
+    if phases == 8:
+        deal8(buffer, base, hop, line, at)
     else:
-        for phase in range(phases):
-            row = buffer[base + phase * hop : base + phase * hop + cells]
-            for i in range(cells):
-                row[i] = np.float32(samples[i * phases + phase])
+        deal16(buffer, base, hop, line, at)
 
 
 @_compiled
 def _unload(line, start, buffer, base, hop, phases, left, right):
     """Phases, columns left ... right of them, to samples start ... of a line, held to [-1, 1]."""
     stop = min(line.size, start + (right - left) * phases)
+    whole = (stop - start) // (LANES * phases) * LANES if phases in (8, 16) else 0
+    for i in range(0, whole, LANES):
+        if phases == 8:
+            weave8(line, start + i * phases, buffer, base + left + i, hop)
+        else:
+            weave16(line, start + i * phases, buffer, base + left + i, hop)
+    start += whole * phases
     for phase in range(phases):
-        row = buffer[base + phase * hop + left : base + phase * hop + right]
+        row = buffer[base + phase * hop + left + whole : base + phase * hop + right]
         for i in range((stop - start - phase + phases - 1) // phases):
             line[start + i * phases + phase] = min(max(row[i], np.float32(-1)), np.float32(1))
 
@@ -232,7 +245,7 @@ def project(out, at, hop, rows, base, pitch, lines, apart, weights, bias, fresh)
 
 
 @_compiled
-def take(x, samples, words, ring, plane, channel, where, levels):
+def take(x, room, ring, plane, channel, where, levels):
     """One cell of rows of a plane of the signal into the ring of a channel, split along both axes where it can be."""
     first, height, begin, end, cell, left, cells, pitch = where
     down, across = 1 << levels[0], 1 << levels[1]
@@ -242,8 +255,7 @@ def take(x, samples, words, ring, plane, channel, where, levels):
         block = base + (cell - begin) % RING * down * pitch
         for k in range(down):
             line = min(cell * down + k, height - 1) - first
-            _gather(samples, x, plane, line, left * across)
-            _load(ring, block + k * pitch, hop, across, cells, samples, words)
+            _load(ring, block + k * pitch, hop, across, cells, x[plane, line], left * across, room)
         _lanes(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 0)
     for phase in range(across):
         stream(ring, base + phase * hop, pitch, down, levels[0], cell - begin, end - begin, pitch - GUARD, 0)
@@ -251,12 +263,12 @@ def take(x, samples, words, ring, plane, channel, where, levels):
 
 @announced("the encoder of pictures and sound")
 @njit(cache=True, **OPTIONS)
-def analyse(x, samples, words, ring, where, levels, weights, bias, out):
+def analyse(x, room, ring, where, levels, weights, bias, out):
     """Latents of a tile of a picture; sound is a picture of one row.
 
     Args:
         x: (C, rows, W), uint8, uint16 or float32; rows of the picture from number `where[0]` on.
-        samples, words: room for the samples of one line of the tile, and the same memory as uint64.
+        room: LANES * F samples.
         ring: float32 room for C * F * RING * F rows and GUARD.
         where: first row of x, height of the picture; first and last cell of rows to stream; first cell of rows of
             `out`, and how many; first cell of columns, and how many.
@@ -272,7 +284,7 @@ def analyse(x, samples, words, ring, where, levels, weights, bias, out):
     for cell in range(begin, top + lines + delay):
         for channel in range(x.shape[0]):
             place = (first, height, begin, end, cell, left, cells, pitch)
-            take(x, samples, words, ring, channel, channel, place, levels)
+            take(x, room, ring, channel, channel, place, levels)
         done = cell - delay
         if done >= top:
             base = GUARD + (done - begin) % RING * down * pitch

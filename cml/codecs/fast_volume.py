@@ -25,11 +25,11 @@ from cml.codecs.fast_kernel import (
 
 @announced("the encoder of volumes")
 @njit(cache=True, **OPTIONS)
-def analyse_volume(x, samples, words, ring, slices, where, depth, levels, weights, bias, out):
+def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, out):
     """Latents of a tile of a volume, all of its slices, channel after channel.
 
     Args:
-        x, samples, words, where: as for `analyse`, x being (C * slices, rows, W); ring: of one channel.
+        x, room, where: as for `analyse`, x being (C * slices, rows, W); ring: of one channel.
         slices: float32 room for RING * F times the packets of a slice, (lines, F, F, pitch).
         depth: slices of the volume; first and last cell of slices to stream; first cell of slices of `out`, how many.
         levels: of all axes.
@@ -50,7 +50,7 @@ def analyse_volume(x, samples, words, ring, slices, where, depth, levels, weight
                 target = ((deep - start) % RING * phases + k) * sheet
                 for cell in range(begin, top + lines + DELAY):
                     place = (first, height, begin, end, cell, left, cells, pitch)
-                    take(x, samples, words, ring, z, 0, place, (levels, levels))
+                    take(x, room, ring, z, 0, place, (levels, levels))
                     done = cell - DELAY
                     if done >= top:
                         base = GUARD + (done - begin) % RING * phases * pitch

@@ -82,6 +82,8 @@ class WaveletCodec(nn.Module, Codec):
             self.encoder if isinstance(self.encoder, LinearEncoder) and config.levels else None,
             linear if config.quantizer == "uniform" and config.boundary == "symmetric" and config.levels else None,
         )
+        self._parts = list(self.modules())
+        self._statistics = torch.tensor(config.latent_mean), torch.tensor(config.latent_std)
         self.eval()
 
     @property
@@ -112,7 +114,10 @@ class WaveletCodec(nn.Module, Codec):
     @property
     def codec_id(self) -> str:
         """Fingerprint of architecture, weights and statistics; step, channels and back-end travel in the container."""
-        state = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        # Asked for at every call of every verb; `parameters()` would take longer than a small picture.
+        state = tuple(
+            (p.data_ptr(), p._version) for part in self._parts for p in part._parameters.values() if p is not None
+        )
         if self._fingerprint[0] != state:
             self._fingerprint = (state, self._compute_fingerprint())
         return self._fingerprint[1]
@@ -153,7 +158,7 @@ class WaveletCodec(nn.Module, Codec):
         return symbols.to(torch.int8 if peak <= torch.iinfo(torch.int8).max else torch.int16)
 
     def _latent(self, symbols: Tensor, shape: tuple[int, ...], step: float) -> Latent:
-        mean, std = torch.tensor(self.config.latent_mean), torch.tensor(self.config.latent_std)
+        mean, std = self._statistics
         return Latent(symbols, shape, self.codec_id, step, mean[: len(symbols)], std[: len(symbols)])
 
     @property

@@ -23,6 +23,7 @@ class _Vector(types.Type):
 _VECTOR = _Vector()
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _FUSED = ("contract",)
+_SAMPLES = (types.float32, types.uint8, types.uint16)
 # Untyped, since callers do not give the first argument, numba's own.
 _operation: Any = intrinsic
 
@@ -38,8 +39,8 @@ def _address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
     return builder.bitcast(builder.gep(data, [index]), _FLOATS.as_pointer())
 
 
-def _is_line(kind: Any) -> bool:
-    return isinstance(kind, types.Array) and kind.ndim == 1 and kind.layout == "C" and kind.dtype == types.float32
+def _is_line(kind: Any, dtype: Any = types.float32) -> bool:
+    return isinstance(kind, types.Array) and kind.ndim == 1 and kind.layout == "C" and kind.dtype == dtype
 
 
 @_operation
@@ -111,3 +112,81 @@ def multiply_add(typing: Any, total: Any, first: Any, second: Any) -> Any:
         return builder.fadd(t, builder.fmul(a, b, flags=_FUSED), flags=_FUSED)
 
     return _VECTOR(total, first, second), generate
+
+
+def _mask(order: list[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), [ir.Constant(ir.IntType(32), place) for place in order])
+
+
+def _deal(places: int) -> Any:
+    """An operation that deals samples out: array[index + k + places * i] to buffer[at + k * hop + i], i = 0 ... 15.
+
+    The samples, LANES * places of them, are float32 or unsigned integers.
+    """
+
+    @_operation
+    def deal(typing: Any, buffer: Any, at: Any, hop: Any, array: Any, index: Any) -> Any:
+        if not (_is_line(buffer) and any(_is_line(array, kind) for kind in _SAMPLES)):
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            target, start, step, source, place = arguments
+            data = context.make_array(array)(context, builder, source).data
+            together = ir.VectorType(data.type.pointee, LANES * places).as_pointer()
+            samples = builder.load(builder.bitcast(builder.gep(data, [place]), together), align=1)
+            for k in range(places):
+                part = builder.shuffle_vector(samples, samples, _mask([*range(k, LANES * places, places)]))
+                part = part if array.dtype == types.float32 else builder.uitofp(part, _FLOATS)
+                builder.store(part, _address(context, builder, buffer, target, start), align=4)
+                start = builder.add(start, step)
+            return context.get_dummy_value()
+
+        return types.void(buffer, types.intp, types.intp, array, types.intp), generate
+
+    return deal
+
+
+def _weave(places: int) -> Any:
+    """The reverse, held to [-1, 1]: buffer[at + k * hop + i] to array[index + k + places * i], i = 0 ... 15."""
+
+    @_operation
+    def weave(typing: Any, array: Any, index: Any, buffer: Any, at: Any, hop: Any) -> Any:
+        if not (_is_line(buffer) and _is_line(array)):
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            target, place, source, start, step = arguments
+            parts = []
+            for _ in range(places):
+                part = builder.load(_address(context, builder, buffer, source, start), align=4)
+                parts.append([_held(builder, part)])
+                start = builder.add(start, step)
+            while len(parts) > 1:
+                half = len(parts) // 2
+                parts = [_zip(builder, parts[k], parts[k + half]) for k in range(half)]
+            for k, vector in enumerate(parts[0]):
+                there = builder.add(place, ir.Constant(place.type, LANES * k))
+                builder.store(vector, _address(context, builder, array, target, there), align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp, buffer, types.intp, types.intp), generate
+
+    return weave
+
+
+def _zip(builder: Any, first: list[Any], second: list[Any]) -> list[Any]:
+    half = range(LANES // 2)
+    low = _mask([k for i in half for k in (i, LANES + i)])
+    high = _mask([k for i in half for k in (LANES // 2 + i, LANES + LANES // 2 + i)])
+    return [builder.shuffle_vector(a, b, m) for a, b in zip(first, second, strict=True) for m in (low, high)]
+
+
+def _held(builder: Any, vector: Any) -> Any:
+    for sign, limit in (("<", -1.0), (">", 1.0)):
+        end = ir.Constant(_FLOATS, [ir.Constant(ir.FloatType(), limit)] * LANES)
+        vector = builder.select(builder.fcmp_ordered(sign, vector, end), end, vector)
+    return vector
+
+
+deal8, deal16 = _deal(8), _deal(16)
+weave8, weave16 = _weave(8), _weave(16)
