@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from memory import peak_megabytes
 
 from cml.codecs import ctx_kernel
 from cml.codecs.entropy import backend
@@ -248,3 +249,27 @@ def test_tables_hold_what_they_say():
     assert (states >> 8).min() > 0
     assert (states >> 8).max() < 65536
     assert (states & 255).max() < ctx_kernel._RATE.size
+
+
+_LONG = """
+import numpy as np
+from cml.codecs.entropy import backend
+coder = backend("ctx")
+rng = np.random.default_rng(0)
+plane = np.round(rng.laplace(0, 0.5, (800, 800))).astype(np.int8)
+symbols = np.stack([np.roll(plane, k) for k in range(48)])
+payload = coder.encode(symbols[:, :8])
+assert np.array_equal(coder.decode(payload, symbols[:, :8].shape, symbols.dtype), symbols[:, :8])
+with measured():
+    {work}
+"""
+_DECODE = """payload = coder.encode(symbols); size = len(payload); del symbols
+    coder.decode(payload, (48, 800, 800), np.dtype(np.int8))"""
+
+
+@pytest.mark.parametrize("work", ["coder.encode(symbols)", _DECODE])
+def test_memory_is_a_few_planes(work):
+    """The symbols are 31 MB, a payload 6; as int32 they would be 123."""
+    coder.encode(np.zeros((1, 1, 1), np.int8))  # compiled here, the process measured only loads it
+    coder.decode(b"", (1, 1, 1), np.dtype(np.int8))
+    assert peak_megabytes(_LONG.format(work=work)) < 60

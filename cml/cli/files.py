@@ -1,5 +1,6 @@
 """`cml encode` and `cml decode`: a file, or a folder of them."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -30,8 +31,10 @@ def encode(
     operating point: the option that steers the rate (`step`, `quality`, `rate`, `factor`) is found, others are kept.
     """
     from cml.codecs.factory import create_codec
+    from cml.codecs.neural import WaveletCodec
     from cml.codecs.rate import fit_bytes, match_rate
-    from cml.data.signals import find_images, read_image
+    from cml.data.signals import find_images
+    from cml.data.stripes import open_stripes
     from cml.files import write_atomic
 
     if bpp is not None and max_bytes is not None:
@@ -39,19 +42,23 @@ def encode(
 
     def one(path: Path, target: Path) -> str:
         _spare(path, target)
-        x = read_image(path)
-        name = codec or ("rgb_f8c48" if len(x) == 3 else "gray_f8c16")
+        picture = open_stripes(path)
+        channels, height, width = picture.shape
+        name = codec or ("rgb_f8c48" if channels == 3 else "gray_f8c16")
         if bpp is not None:
-            chosen, blob = match_rate(name, x, bpp)
+            chosen, blob = match_rate(name, picture.whole(), bpp)
         elif max_bytes is not None:
-            chosen, blob = fit_bytes(name, x, max_bytes)
+            chosen, blob = fit_bytes(name, picture.whole(), max_bytes)
         else:
             chosen = create_codec(name)
-            blob = chosen.compress(x)
+            blob = (
+                chosen.compress_rows(picture.rows, picture.shape, picture.dtype)
+                if isinstance(chosen, WaveletCodec)
+                else chosen.compress(picture.whole())
+            )
         write_atomic(target, blob)
-        pixels = x[0].numel()
-        bits = x.element_size() * 8 * x.numel()
-        rate = f"{8 * len(blob) / pixels:.3f} bpp, {bits / 8 / len(blob):.1f}:1"
+        rate = f"{8 * len(blob) / (height * width):.3f} bpp"
+        rate += f", {math.prod(picture.shape) * picture.dtype.itemsize / len(blob):.1f}:1"
         return f"{target}: {len(blob)} bytes, {rate}, {chosen.spec.name}"
 
     if source.is_dir():
@@ -73,7 +80,9 @@ def decode(
     """Decode a file, or every file of a folder, to pictures; the codec is found from the bytes."""
     from cml.codecs.bitstream import Container, is_container
     from cml.codecs.factory import create_codec, identify
+    from cml.codecs.neural import WaveletCodec
     from cml.data.signals import write_image
+    from cml.data.stripes import write_stripes
     from cml.errors import DataError
     from cml.files import read_bytes
 
@@ -81,10 +90,15 @@ def decode(
         _spare(path, target)
         blob = read_bytes(path)
         chosen = create_codec(codec) if codec else identify(blob)
-        depth = Container.unpack(blob).bit_depth if is_container(blob) else 8
-        x = chosen.decompress(blob)
-        write_image(target, x, depth)
-        return f"{target}: {x.shape[2]}x{x.shape[1]}, {len(x)} channel(s), {chosen.spec.name.partition(':')[0]}"
+        if isinstance(chosen, WaveletCodec) and is_container(blob):
+            container = Container.unpack(blob)
+            shape = container.shape
+            write_stripes(target, shape, container.bit_depth, chosen.decompress_rows(blob))
+        else:
+            x = chosen.decompress(blob)
+            write_image(target, x, Container.unpack(blob).bit_depth if is_container(blob) else 8)
+            shape = x.shape
+        return f"{target}: {shape[2]}x{shape[1]}, {shape[0]} channel(s), {chosen.spec.name.partition(':')[0]}"
 
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _ENCODED_SUFFIXES)

@@ -10,8 +10,10 @@ before, blurred and decaying. Two adaptive probabilities, one of all planes and 
 mixed as logits (after Mahoney's PAQ); only the sign and a few flags have one. Nothing but symbols is in the payload: no
 tables, no header; zeros at its end are not stored, so that symbols that are all zero cost no byte.
 
-Compiled by numba when first used, in about ten seconds each way, and kept beside this file from then on.
+Compiled by numba when first used, in about ten seconds each way and type, and kept beside this file from then on.
 """
+
+import sys
 
 import numpy as np
 
@@ -21,35 +23,45 @@ _SPARE_WORDS = 64
 
 
 class Ctx:
-    """The back-end with the fewest bytes; see the module."""
+    """The back-end with the fewest bytes; see the module. Beside symbols and payload it needs 12 bytes a position."""
 
     number = 3
 
     def encode(self, symbols: np.ndarray) -> bytes:
         from cml.codecs import ctx_kernel
 
-        planes = _planes(symbols.astype(np.int32, order="C"))
-        # Symbols that cost more than their plain bytes are coded again, into as many words as the first run asked for.
-        room, needed = 0, planes.size * symbols.itemsize // 2 + _SPARE_WORDS
+        planes = _planes(np.require(symbols, requirements=["C", "A", "W"]))  # other layouts would be compiled anew
+        # Memory that nothing is written to is only promised. Symbols that cost more than their plain bytes are coded
+        # again, into as many words as the first run asked for.
+        room, needed = 0, planes.nbytes // 2 + _SPARE_WORDS
         words = np.empty(0, np.uint16)
         while needed > room:
             room = needed
             words = np.empty(room, np.uint16)
             needed = int(ctx_kernel.encode(planes, words, ctx_kernel.initial()))
-        return words[:needed].astype(">u2").tobytes().rstrip(b"\0")
+        payload = _big_endian(words[:needed]).view(np.uint8)
+        stop = len(payload)
+        while stop and not payload[stop - 1]:
+            stop -= 1
+        return payload[:stop].tobytes()
 
     def decode(self, payload: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         from cml.codecs import ctx_kernel
 
-        symbols = np.zeros(shape, np.int32)
-        words = np.frombuffer(payload + bytes(len(payload) % 2), ">u2").astype(np.uint16)
-        asked = int(ctx_kernel.decode(_planes(symbols), words, ctx_kernel.initial()))
-        limits = np.iinfo(dtype)
-        if words.size > asked or payload.endswith(b"\0") or symbols.min() < limits.min or symbols.max() > limits.max:
+        symbols = np.zeros(shape, dtype)
+        words = np.zeros(-(-len(payload) // 2), np.uint16)
+        words.view(np.uint8)[: len(payload)] = np.frombuffer(payload, np.uint8)
+        asked = int(ctx_kernel.decode(_planes(symbols), _big_endian(words), ctx_kernel.initial()))
+        if words.size > asked or payload.endswith(b"\0"):
             raise BitstreamError("The ctx payload is not a coding of these symbols; fetch the file again.")
-        return symbols.astype(dtype)
+        return symbols
 
 
 def _planes(symbols: np.ndarray) -> np.ndarray:
     """(c, *grid) as (c, lines, columns), the same memory."""
     return symbols.reshape(len(symbols), -1, symbols.shape[-1])
+
+
+def _big_endian(words: np.ndarray) -> np.ndarray:
+    """Words as this machine has them to the payload's order, in place, or back."""
+    return words.byteswap(inplace=True) if sys.byteorder == "little" else words

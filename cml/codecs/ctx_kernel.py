@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from cml.codecs.compiled import announced
+
 # The coder: an interval of at most 48 bits, which leaves by 16-bit words when it is below 2^32.
 _FLOOR = 1 << 32
 _LEAST, _MOST = 32, 65504  # probabilities in units of 2^-16
@@ -49,7 +51,8 @@ _LENGTH = _SIGN_CHANNEL + 9
 _MODE = _LENGTH + _EXTRA
 _ZERO_WEIGHTS = _MODE + 2
 _STEP_WEIGHTS = _ZERO_WEIGHTS + 2
-_SIZE = _STEP_WEIGHTS + 2
+_PAST = _STEP_WEIGHTS + 2  # not learned: whether a symbol was decoded that its type does not hold
+_SIZE = _PAST + 1
 
 
 def _squash_table() -> np.ndarray:
@@ -63,8 +66,7 @@ def _squash_table() -> np.ndarray:
 
 def _stretch_table(squash: np.ndarray) -> np.ndarray:
     """The inverse of the squash table at the middles of 4096 equal parts."""
-    upper = np.searchsorted(squash, np.arange(2048, 4096) * 16 + 8) - 2048
-    upper = np.minimum(upper, _LOGIT)
+    upper = np.minimum(np.searchsorted(squash, np.arange(2048, 4096) * 16 + 8) - 2048, _LOGIT)
     return np.concatenate([-upper[::-1], upper])
 
 
@@ -96,10 +98,8 @@ def initial() -> np.ndarray:
     for k in [*range(_LEVELS), *range(7, 7 + 3 * _CLASSES, 3)]:
         first = larger(least[k] >> max(0, k - _DENSE) // 3, 73)
         steps += [state(first)] + [state(max(first, 12000))] * (_UNARY - 1)
-    split = _LEVELS * _UNARY
-    rest = [state(32768)] * (9 + _EXTRA) + [state(60000), state(6000)] + [_WEIGHT] * 4
-    learned = [*zero, *[state(512, 4)] * 4, *steps[:split], *steps[split:], *rest]
-    return np.array(learned, np.int32)
+    rest = [state(32768)] * (9 + _EXTRA) + [state(60000), state(6000)] + [_WEIGHT] * 4 + [0]
+    return np.array([*zero, *[state(512, 4)] * 4, *steps, *rest], np.int32)
 
 
 # Kernels that only call each other hold no reference of their own to an array; counting them would take longer than
@@ -195,11 +195,9 @@ def _level(energy):
 @_inlined
 def _escape(coder, words, learned, value, decoding):
     """Code an integer >= 1 in Exp-Golomb: how many bits follow the first, one probability a step; then those bits."""
-    bits = 0
-    if not decoding:
-        while value >> (bits + 1):
-            bits += 1
-    more, k = 1, 0
+    bits, more, k = 0, 1, 0
+    while not decoding and value >> (bits + 1):
+        bits += 1
     while more and k < _EXTRA:
         more, coder = _single(coder, words, learned, _LENGTH + k, 1 if k < bits else 0, decoding)
         k += more
@@ -233,19 +231,25 @@ def _magnitude(coder, words, learned, level, magnitude, decoding):
 
 
 @_inlined
+def _at(symbols, channel, y, x):
+    """A symbol in a type that holds sums of several: `int` widens it when interpreted, `0 +` when compiled."""
+    return 0 + int(symbols[channel, y, x])
+
+
+@_inlined
 def _predict(symbols, channel, y, x):
     """Median edge detector: the median of left, above, and left + above - corner."""
-    left = symbols[channel, y, x - 1] if x > 0 else (symbols[channel, y - 1, x] if y > 0 else 0)
-    above = symbols[channel, y - 1, x] if y > 0 else left
-    corner = symbols[channel, y - 1, x - 1] if y > 0 and x > 0 else above
+    left = _at(symbols, channel, y, x - 1) if x > 0 else (_at(symbols, channel, y - 1, x) if y > 0 else 0)
+    above = _at(symbols, channel, y - 1, x) if y > 0 else left
+    corner = _at(symbols, channel, y - 1, x - 1) if y > 0 and x > 0 else above
     return max(min(left + above - corner, max(left, above)), min(left, above))
 
 
 @_inlined
 def _signs(symbols, channel, y, x):
     """0 to 8: the signs of the symbols to the left and above."""
-    left = symbols[channel, y, x - 1] if x > 0 else 0
-    above = symbols[channel, y - 1, x] if y > 0 else 0
+    left = _at(symbols, channel, y, x - 1) if x > 0 else 0
+    above = _at(symbols, channel, y - 1, x) if y > 0 else 0
     return 4 + 3 * min(max(left, -1), 1) + min(max(above, -1), 1)
 
 
@@ -255,7 +259,7 @@ def _symbol(coder, words, symbols, channel, y, x, near, before, learned, smooth,
     level = _level((8 * near + before) >> 2)
     shared = _ZERO_SHARED + min(_level(near), _FEW - 1) * _FEW + min(_level(before >> 1), _FEW - 1)
     centre = _predict(symbols, channel, y, x) if smooth else 0
-    value = 0 if decoding else symbols[channel, y, x] - centre
+    value = 0 if decoding else _at(symbols, channel, y, x) - centre
     size = abs(value)
     own = _ZERO_CHANNEL + min(level, _FEW - 1)
     some, coder = _mixed(coder, words, learned, shared, own, _ZERO_WEIGHTS, 1 if size else 0, decoding)
@@ -264,10 +268,12 @@ def _symbol(coder, words, symbols, channel, y, x, near, before, learned, smooth,
         negative, coder = _single(coder, words, learned, sign, 1 if value < 0 else 0, decoding)
         size, coder = _magnitude(coder, words, learned, level, size, decoding)
         value = -size if negative else size
-    else:
-        size = 0
     if decoding:
-        symbols[channel, y, x] = min(max(value + centre, -_LARGEST), _LARGEST)
+        most = (1 << 8 * symbols.itemsize - 1) - 1
+        found = min(max(value + centre, -most - 1), most)
+        symbols[channel, y, x] = found
+        if found != value + centre:
+            learned[_PAST] = 1
     return size, coder
 
 
@@ -286,7 +292,7 @@ def _row(coder, words, symbols, channel, y, above, before, sizes, learned, smoot
                 some = 0
                 if not decoding:
                     for i in range(x, stop):
-                        some |= symbols[channel, y, i]
+                        some |= int(symbols[channel, y, i])
                 at = _QUIET_CHANNEL + noise * 4 // _QUIET
                 some, coder = _single(coder, words, learned, at, 1 if some else 0, decoding)
                 if not some:
@@ -310,9 +316,8 @@ def _sum_above(sizes, above, y):
 @_leaf
 def _blur(energy, before):
     """A binomial 3x3 filter; `energy` has a row and column of zeros around the plane."""
-    height, width = before.shape
-    for y in range(height):
-        for x in range(width):
+    for y in range(before.shape[0]):
+        for x in range(before.shape[1]):
             side = energy[y, x + 1] + energy[y + 2, x + 1] + energy[y + 1, x] + energy[y + 1, x + 2]
             corner = energy[y, x] + energy[y, x + 2] + energy[y + 2, x] + energy[y + 2, x + 2]
             before[y, x] = (4 * energy[y + 1, x + 1] + 2 * side + corner) >> 2
@@ -341,23 +346,20 @@ def _mode(symbols, channel):
     _, height, width = symbols.shape
     first = plain = difference = 0
     for y in range(height):
-        first += abs(symbols[channel, y, 0])
+        first += abs(_at(symbols, channel, y, 0))
         for x in range(1, width):
-            plain += abs(symbols[channel, y, x])
-            difference += abs(symbols[channel, y, x] - symbols[channel, y, x - 1])
-    if first + plain == 0:
-        return 0
-    return 2 if difference < plain else 1
+            plain += abs(_at(symbols, channel, y, x))
+            difference += abs(_at(symbols, channel, y, x) - _at(symbols, channel, y, x - 1))
+    return 0 if first + plain == 0 else 2 if difference < plain else 1
 
 
 @njit(forceinline=True)
 def _code(symbols, words, learned, decoding):
     channels, height, width = symbols.shape
-    low = position = 0
-    while decoding and position < 3:
+    low, start = 0, 3 if decoding else 0
+    for position in range(start):
         low = low << 16 | _read(words, position)
-        position += 1
-    coder = (low, 1 << 48, position)
+    coder = (low, 1 << 48, start)
     energy = np.zeros((height + 2, width + 2), np.int32)
     before = np.zeros((height, width), np.int32)
     sizes = np.zeros((height + 2, width + 4), np.int32)
@@ -377,9 +379,10 @@ def _code(symbols, words, learned, decoding):
     return coder
 
 
+@announced("the ctx encoder (ten seconds)")
 @njit(cache=True, nogil=True)
 def encode(symbols, words, learned):
-    """Code int32 symbols (c, rows, columns) into uint16 `words`; returns how many are needed, perhaps more than fit."""
+    """Code symbols (c, rows, columns) into uint16 `words`; returns how many are needed, perhaps more than fit."""
     low, width, position = _code(symbols, words, learned, False)
     # Of the numbers in the interval, the one that ends in the most zeros: those are not stored.
     zeros = 47
@@ -389,7 +392,9 @@ def encode(symbols, words, learned):
     return position + 1
 
 
+@announced("the ctx decoder (ten seconds)")
 @njit(cache=True, nogil=True)
 def decode(symbols, words, learned):
-    """Fill int32 symbols (c, rows, columns) from uint16 `words`, zeros behind them; returns how many it asked for."""
-    return _code(symbols, words, learned, True)[2]
+    """Fill symbols (c, rows, columns) from uint16 `words`; how many it asked for, -1 if a symbol does not fit."""
+    asked = _code(symbols, words, learned, True)[2]
+    return -1 if learned[_PAST] else asked

@@ -150,20 +150,20 @@ def symbols_too_large(step: float, peak: float) -> CodecError:
     return CodecError(f"Step {step} gives symbols of {peak:.0f}, past 16 bits; take a larger step.")
 
 
-_Window = tuple[
-    np.ndarray, int, tuple[int, int]
-]  # rows, the number of the first, and which lines of cells they are for
+_Window = tuple[np.ndarray, int, tuple[int, int]]
+"""Rows of a picture, the number of the first, and the lines of cells that they are for."""
 
 
 def _windows(rows: Rows, height: int, phases: int) -> Iterator[_Window]:
-    """A picture's rows, stripe after stripe, with as many around each as its latents depend on."""
+    """A picture's rows, stripe after stripe, with as many around each as its latents depend on, in one buffer."""
+    size = min(height, (_STRIPE + 2 * fast.REACH) * phases)
+    first, window = 0, np.array(rows(0, size), order="C")
     lines = math.ceil(height / phases)
-    first, kept = 0, None
     for low in range(0, lines, _STRIPE):
-        high = min(low + _STRIPE, lines)
-        begin = max(0, low - fast.REACH) * phases
-        end = min((high + fast.REACH) * phases, height)
-        known = 0 if kept is None else first + kept.shape[1]
-        old = () if kept is None else (kept[:, begin - first :],)
-        first, kept = begin, np.concatenate((*old, rows(known, end)), 1) if end > known else np.concatenate(old, 1)
-        yield np.ascontiguousarray(kept), first, (low, high)
+        begin = min(max(0, low - fast.REACH) * phases, height - size)
+        if begin > first:
+            kept = first + size - begin
+            window[:, :kept] = window[:, size - kept :]
+            window[:, kept:] = rows(first + size, begin + size)
+            first = begin
+        yield window, first, (low, min(low + _STRIPE, lines))

@@ -74,28 +74,66 @@ def _lanes(buffer, base, hop, phases, pitch, rows, cells, length, levels, invers
 
 
 @_inlined
-def _chain(buffer, v0, v1, v2, v3, v4, v5, inverse, length):
-    """The four steps of `_push` at once, away from the ends."""
-    w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
-    w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
-    for i in range(0, length, LANES):
-        third = load(buffer, v2 + i)
-        second = lift(load(buffer, v1 + i), load(buffer, v0 + i), third, w1)
-        fourth = load(buffer, v3 + i)
-        third = lift(third, second, fourth, w2)
-        fifth = load(buffer, v4 + i)
-        fourth = lift(fourth, third, fifth, w3)
-        fifth = lift(fifth, fourth, load(buffer, v5 + i), w4)
-        store(buffer, v1 + i, second)
-        store(buffer, v2 + i, third)
-        store(buffer, v3 + i, fourth)
-        store(buffer, v4 + i, fifth)
-
-
-@_inlined
 def _before(row, stride, rows):
     """The row of a ring that is `stride` before another."""
     return row - stride if row >= stride else row - stride + rows
+
+
+@_compiled
+def _push_one(buffer, base, pitch, rows, stride, newest, inverse, length):
+    """`_push` away from the ends, all four steps at once; `newest` is a row."""
+    v0 = newest
+    v1 = _before(v0, stride, rows)
+    v2 = _before(v1, stride, rows)
+    v3 = _before(v2, stride, rows)
+    v4 = _before(v3, stride, rows)
+    v5 = _before(v4, stride, rows)
+    v0, v1, v2 = base + pitch * v0, base + pitch * v1, base + pitch * v2
+    v3, v4, v5 = base + pitch * v3, base + pitch * v4, base + pitch * v5
+    w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
+    w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
+    for i in range(0, length, LANES):
+        x2, x3, x4 = load(buffer, v2 + i), load(buffer, v3 + i), load(buffer, v4 + i)
+        x1 = lift(load(buffer, v1 + i), load(buffer, v0 + i), x2, w1)
+        x2 = lift(x2, x1, x3, w2)
+        x3 = lift(x3, x2, x4, w3)
+        x4 = lift(x4, x3, load(buffer, v5 + i), w4)
+        store(buffer, v1 + i, x1)
+        store(buffer, v2 + i, x2)
+        store(buffer, v3 + i, x3)
+        store(buffer, v4 + i, x4)
+
+
+@_compiled
+def _push_two(buffer, base, pitch, rows, stride, newest, inverse, length):
+    """`_push_one` of the second newest sample but one, then of the newest: a third less of memory to move."""
+    v0 = newest
+    v1 = _before(v0, stride, rows)
+    v2 = _before(v1, stride, rows)
+    v3 = _before(v2, stride, rows)
+    v4 = _before(v3, stride, rows)
+    v5 = _before(v4, stride, rows)
+    v6 = _before(v5, stride, rows)
+    v7 = _before(v6, stride, rows)
+    v0, v1, v2, v3 = base + pitch * v0, base + pitch * v1, base + pitch * v2, base + pitch * v3
+    v4, v5, v6, v7 = base + pitch * v4, base + pitch * v5, base + pitch * v6, base + pitch * v7
+    w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
+    w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
+    for i in range(0, length, LANES):
+        x2, x4 = load(buffer, v2 + i), load(buffer, v4 + i)
+        x5, x6 = load(buffer, v5 + i), load(buffer, v6 + i)
+        x3 = lift(load(buffer, v3 + i), x2, x4, w1)
+        x4 = lift(x4, x3, x5, w2)
+        x5 = lift(x5, x4, x6, w3)
+        store(buffer, v5 + i, x5)
+        store(buffer, v6 + i, lift(x6, x5, load(buffer, v7 + i), w4))
+        x1 = lift(load(buffer, v1 + i), load(buffer, v0 + i), x2, w1)
+        x2 = lift(x2, x1, x3, w2)
+        x3 = lift(x3, x2, x4, w3)
+        store(buffer, v1 + i, x1)
+        store(buffer, v2 + i, x2)
+        store(buffer, v3 + i, x3)
+        store(buffer, v4 + i, lift(x4, x3, x5, w4))
 
 
 @_compiled
@@ -105,18 +143,6 @@ def _push(buffer, base, pitch, rows, stride, band, newest, count, length, invers
     A sample of the band is the row `stride` after the one before, of a ring of `rows`. `newest` may be past the end,
     and the others before the beginning: nothing is done to those, and others see the mirror image there.
     """
-    if newest >= 5 and newest < count:
-        v0 = (newest * stride + band) % rows
-        v1 = _before(v0, stride, rows)
-        v2 = _before(v1, stride, rows)
-        v3 = _before(v2, stride, rows)
-        v4 = _before(v3, stride, rows)
-        v5 = _before(v4, stride, rows)
-        _chain(
-            buffer, base + pitch * v0, base + pitch * v1, base + pitch * v2, base + pitch * v3, base + pitch * v4,
-            base + pitch * v5, inverse, length,
-        )  # fmt: skip
-        return
     for step in range(4):
         target = newest - 1 - step
         if 0 <= target < count:
@@ -138,27 +164,30 @@ def stream(buffer, base, pitch, phases, levels, cell, cells, length, inverse):
 
     Afterwards cell - DELAY is finished: the ring holds its packets, or its samples if inverse.
     """
+    rows = RING * phases
     newest = cell  # pair of samples of a band that can be taken
     for number in range(levels):
         level = levels - 1 - number if inverse else number
         stride = 1 << level
         pairs = phases // (2 * stride)
+        count = 2 * cells * pairs
         if not inverse:
             newest = (cell + 1) * pairs - 1 - min(level, 2)
         for band in range(stride):
-            for pair in range(newest - pairs + 1, newest + 1):
-                _push(
-                    buffer,
-                    base,
-                    pitch,
-                    RING * phases,
-                    stride,
-                    band,
-                    2 * pair + inverse,
-                    2 * cells * pairs,
-                    length,
-                    inverse,
-                )
+            pair = newest - pairs + 1
+            while pair <= newest:
+                sample = 2 * pair + inverse
+                if sample < 5 or sample >= count:
+                    _push(buffer, base, pitch, rows, stride, band, sample, count, length, inverse)
+                    pair += 1
+                elif pair < newest and sample + 2 < count:
+                    row = ((sample + 2) * stride + band) % rows
+                    _push_two(buffer, base, pitch, rows, stride, row, inverse, length)
+                    pair += 2
+                else:
+                    row = (sample * stride + band) % rows
+                    _push_one(buffer, base, pitch, rows, stride, row, inverse, length)
+                    pair += 1
         newest = 2 * (newest - 2) + 1
 
 

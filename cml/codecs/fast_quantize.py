@@ -17,32 +17,35 @@ _compiled = njit(nogil=True, error_model="numpy", fastmath={"contract"})
 def _sum_rows(total, v, low, high):
     """Sums of magnitudes over rows low ... high of v; `total` has a zero on each side."""
     inside = total[1:-1]
+    inside[:] = 0
     for y in range(low, high + 1):
         row = v[y]
         for i in range(inside.size):
-            inside[i] = abs(row[i]) + (inside[i] if y > low else np.float32(0))
+            inside[i] += abs(row[i])
 
 
 @_compiled
-def _round(line, v, total, count, strength):
-    """Round v to `line`; the mean magnitude around a sample is that of `count` in three sums of `total`."""
-    before, here, after = total[: line.size], total[1 : 1 + line.size], total[2 : 2 + line.size]
-    peak = 0
-    for i in range(line.size):
-        mean = (before[i] + here[i] + after[i]) / count
+def _round(line, v, total, terms, rows, strength):
+    """Round v to `line`; the mean magnitude around a sample is of rows * terms samples, in three sums of `total`."""
+    size = line.size
+    before, here, after = total[:size], total[1 : size + 1], total[2 : size + 2]
+    peak = np.int32(0)  # of one type with what it is compared with, or the loop is not made of vectors
+    for i in range(size):
+        mean = (before[i] + here[i] + after[i]) / (rows * terms[i])
         threshold = min(strength / max(mean, _LEAST), _LARGEST)
-        size = np.int32(min(np.floor(abs(v[i]) + _HALF - threshold), _MOST))
-        peak = max(peak, size)
-        line[i] = -size if v[i] < 0 else size
+        magnitude = np.int32(min(np.floor(abs(v[i]) + _HALF - threshold), _MOST))
+        peak = magnitude if magnitude > peak else peak
+        line[i] = -magnitude if v[i] < 0 else magnitude
     return peak
 
 
 @_compiled
 def _round_nearest(line, v):
-    peak = 0
+    peak = np.int32(0)
     for i in range(line.size):
         value = np.int32(min(max(np.rint(v[i]), -_MOST), _MOST))
-        peak = max(peak, abs(value))
+        magnitude = np.int32(abs(value))
+        peak = magnitude if magnitude > peak else peak
         line[i] = value
     return peak
 
@@ -61,30 +64,20 @@ def quantize(v, width, inner, symbols, where, strength):
         strength: of rate-distortion optimisation, / 12; 0 rounds to the nearest.
     """
     top, left, lines, cells = where
-    total = np.zeros(width + 2, np.float32)
     start, stop = inner[1], inner[1] + cells
+    total = np.zeros(width + 2, np.float32)
+    terms = np.full(width, 3, np.float32)  # that are inside, of a sample and its neighbours in the line
+    terms[0] -= 1
+    terms[-1] -= 1
     peak = 0
     for k in range(symbols.shape[0]):
         for y in range(inner[0], inner[0] + lines):
             line = symbols[k, top + y - inner[0], left : left + cells]
-            row = v[k, y]
+            row = v[k, y, start:stop]
             if strength == 0:
-                peak = max(peak, _round_nearest(line, row[start:stop]))
+                peak = max(peak, _round_nearest(line, row))
                 continue
             low, high = max(y - 1, 0), min(y + 1, v.shape[1] - 1)
             _sum_rows(total, v[k], low, high)
-            rows = high - low + 1
-            begin, end = max(start, 1), min(stop, width - 1)
-            # At an end two sums, or one, make the mean.
-            if start == 0:
-                count = np.float32(rows * min(2, width))
-                peak = max(peak, _round(line[:1], row[:1], total, count, strength))
-            if begin < end:
-                count = np.float32(rows * 3)
-                peak = max(
-                    peak, _round(line[begin - start : end - start], row[begin:end], total[begin:], count, strength)
-                )
-            if stop == width and width > 1 and start < width:
-                count = np.float32(rows * 2)
-                peak = max(peak, _round(line[cells - 1 :], row[width - 1 : width], total[width - 1 :], count, strength))
+            peak = max(peak, _round(line, row, total[start:], terms[start:], np.float32(high - low + 1), strength))
     return peak

@@ -43,7 +43,7 @@ def _split(x: Tensor, dim: int, boundary: str) -> tuple[Tensor, Tensor]:
     return even.mul_(GAIN), odd.mul_(-1 / GAIN)
 
 
-def _merge(low: Tensor, high: Tensor, dim: int, boundary: str) -> Tensor:
+def merge(low: Tensor, high: Tensor, dim: int, boundary: str) -> Tensor:
     even, odd = low / GAIN, high * -GAIN
     for number, weight in reversed(list(enumerate(LIFTING))):
         predict = number % 2 == 0
@@ -97,6 +97,6 @@ def synthesis(packets: Tensor, levels: int, size: tuple[int, ...], boundary: str
     for _ in range(levels):
         bands = packets.unflatten(1, (-1, *[2] * ndim))
         for axis in range(-1, -ndim - 1, -1):
-            bands = _merge(*bands.unbind(2), axis, boundary)
+            bands = merge(*bands.unbind(2), axis, boundary)
         packets = bands
     return crop(packets, size)

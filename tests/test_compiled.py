@@ -1,0 +1,44 @@
+"""A first call on a fresh machine says that it compiles; later ones, and later processes, say nothing."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+
+from cml.codecs.compiled import announced
+
+_KERNEL = """
+import numpy as np
+from numba import njit
+from cml.codecs.compiled import announced
+
+@announced("the trial (a second)")
+@njit(cache=True)
+def double(x):
+    return x + x
+
+for _ in range(2):
+    assert double(2) == 4
+"""
+
+
+def test_compiling_is_said_once(tmp_path):
+    (tmp_path / "kernel.py").write_text(_KERNEL)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    said = [
+        subprocess.run(
+            [sys.executable, "-W", "error", str(tmp_path / "kernel.py")],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment | more,
+        ).stderr
+        for more in ({}, {}, {"NUMBA_DISABLE_JIT": "1"})
+    ]
+    assert said == ["cml: compiling the trial (a second), once on this machine.\n", "", ""]
+
+
+def test_the_kernel_stays_what_it_is():
+    kernel = np.add
+    assert announced("nothing")(kernel) is kernel
