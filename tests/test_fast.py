@@ -21,9 +21,8 @@ from cml.errors import CodecError
 def linear_codec(ndim: int, channels: int, levels: int, latents: int, seed: int = 0, **options: Any) -> WaveletCodec:
     """A codec of random orthonormal rows; its decoder is their transpose."""
     packets = channels * 2 ** (ndim * levels)
-    config = WaveletConfig(
-        ndim, channels, levels, latents, (0.0,) * latents, (1.0,) * latents, **({"step": 0.1, "rdo": 1.0} | options)
-    )
+    given: dict[str, Any] = {"step": 0.1, "rdo": 1.0} | options
+    config = WaveletConfig(ndim, channels, levels, latents, (0.0,) * latents, (1.0,) * latents, **given)
     codec = WaveletCodec(config, "random")
     rng = np.random.default_rng(seed)
     rows = torch.from_numpy(np.linalg.qr(rng.normal(size=(packets, latents)))[0].T).float()
@@ -94,7 +93,8 @@ def test_bundled_codecs_on_photographs(name, kodak):
 
 def test_without_rdo_and_with_fewer_channels():
     x = signal((3, 50, 1100), torch.uint8)
-    for options in ({"rdo": 0.0}, {"channels": 5}, {"step": 0.013}):
+    points: list[dict[str, Any]] = [{"rdo": 0.0}, {"channels": 5}, {"step": 0.013}]
+    for options in points:
         codec = linear_codec(2, 3, 3, 12)
         point = WaveletCodec(codec.config, "random", **options)
         point.load_state_dict(codec.state_dict())

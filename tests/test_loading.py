@@ -72,7 +72,7 @@ def test_batches_are_what_to_float_gives_one_by_one(tmp_path, entropy, kind):
 
 def test_a_single_item_is_the_latent_itself(folder):
     latent, label = folder[-1]
-    assert label == 1 and latent.original_shape == (3, 40, 56) and latent.codec_id == codec().codec_id
+    assert label == 1 and latent.original_shape == (3, 40, 56) and latent.codec_id == codec().spec.codec_id
     assert torch.equal(codec().decode(latent), codec().decompress(blobs()[9]))
     with pytest.raises(IndexError):
         folder[COUNT]
