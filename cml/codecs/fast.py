@@ -27,7 +27,7 @@ from cml.codecs.geometry import grid_shape
 
 REACH = kernel.DELAY + 1  # cells around a tile that its symbols depend on, by the filters and by the rounding
 
-_COLUMNS = 128  # cells of a tile of pictures and sound: its rows of all phases stay in the caches near the core
+_COLUMNS = 272  # cells of a tile of pictures and sound, whose ring is in the caches; more than it has cells to spare
 _LINES = 512
 _VOLUME_COLUMNS = 64
 _VOLUME_FLOATS = 1 << 23  # of the ring of slices of one tile
@@ -86,8 +86,14 @@ def _each(work: Callable[..., int | None], tiles: Sequence[tuple[_Span, ...]]) -
         return list(pool.map(lambda tile: work(*tile), tiles))
 
 
-def _length(span: _Span) -> int:
+def _wide(span: _Span) -> int:
+    """Columns of a row of latents."""
     return math.ceil((span.end - span.begin) / kernel.WIDTH) * kernel.WIDTH
+
+
+def _pitch(span: _Span) -> int:
+    """Columns of a row of a ring."""
+    return math.ceil((span.end - span.begin) / kernel.LANES) * kernel.LANES + kernel.GUARD
 
 
 def _room(x: np.ndarray, levels: int) -> np.ndarray:
@@ -129,14 +135,14 @@ def encode(
         start, stop = low + vertical.start, low + vertical.stop
         top, bottom = max(0, start - margin), min(rows, stop + margin)
         begin, end = max(0, top - kernel.DELAY), min(rows, bottom + kernel.DELAY)
-        cells, length = horizontal.end - horizontal.begin, _length(horizontal)
-        ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * (length + kernel.GUARD) + kernel.GUARD)
-        out = _scratch.floats("latents", product.bias.size * (bottom - top) * length)
+        cells, wide = horizontal.end - horizontal.begin, _wide(horizontal)
+        ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * _pitch(horizontal) + kernel.GUARD)
+        out = _scratch.floats("latents", product.bias.size * (bottom - top) * wide)
         kernel.analyse(
             x, _room(x, levels[1]), ring, (first, height, begin, end, top, bottom - top, horizontal.begin, cells),
             levels, product.weights, product.bias, out,
         )  # fmt: skip
-        latents = out.reshape(product.bias.size, bottom - top, length)
+        latents = out.reshape(product.bias.size, bottom - top, wide)
         where = (start, horizontal.start, stop - start, horizontal.stop - horizontal.start)
         return int(quantize(latents, cells, (start - top, horizontal.inner), symbols, where, np.float32(rdo / 12)))
 
@@ -156,14 +162,14 @@ def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int) -> n
     down = _spans(rows, _LINES, -(-torch.get_num_threads() // len(across)), kernel.DELAY)
 
     def work(vertical: _Span, horizontal: _Span) -> None:
-        lines, cells, length = vertical.stop - vertical.start, horizontal.end - horizontal.begin, _length(horizontal)
+        lines, cells, wide = vertical.stop - vertical.start, horizontal.end - horizontal.begin, _wide(horizontal)
         ring = _scratch.floats(
-            "ring", (len(x) << levels[1]) * (kernel.RING << levels[0]) * (length + kernel.GUARD) + kernel.GUARD
+            "ring", (len(x) << levels[1]) * (kernel.RING << levels[0]) * _pitch(horizontal) + kernel.GUARD
         )
-        latents = _scratch.floats("latents", product.bias.size * lines * length)
+        latents = _scratch.floats("latents", product.bias.size * lines * wide)
         where = (0, flat.shape[1], vertical.begin, vertical.end, vertical.start, lines, horizontal.begin, cells)
         kernel.analyse(flat, _room(x, levels[1]), ring, where, levels, product.weights, product.bias, latents)
-        _place(out, latents.reshape(-1, lines, length), (vertical,), horizontal)
+        _place(out, latents.reshape(-1, lines, wide), (vertical,), horizontal)
 
     _each(work, [(v, h) for v in down for h in across])
     return out.reshape(c, *grid)
@@ -178,7 +184,7 @@ def _place(out: np.ndarray, latents: np.ndarray, lines: tuple[_Span, ...], colum
 def _volume_tiles(grid: tuple[int, ...], levels: int) -> list[tuple[_Span, _Span, _Span]]:
     """Tiles that take all rows of a volume or as many as their memory allows, and all slices or one part a thread."""
     across = _columns(grid[2], _VOLUME_COLUMNS, kernel.DELAY)
-    line = (kernel.RING << 3 * levels) * (_length(across[-1]) + kernel.GUARD)
+    line = (kernel.RING << 3 * levels) * _pitch(across[0])
     core = max(_VOLUME_FLOATS // line, 1 + 2 * kernel.DELAY)
     down = _columns(grid[1], core, kernel.DELAY)
     deep = _spans(grid[0], grid[0], -(-torch.get_num_threads() // (len(across) * len(down))), kernel.DELAY)
@@ -195,17 +201,17 @@ def _analyse_volume(
 
     def work(deep: _Span, vertical: _Span, horizontal: _Span) -> None:
         sheets, lines = deep.stop - deep.start, vertical.stop - vertical.start
-        cells, length = horizontal.end - horizontal.begin, _length(horizontal)
-        pitch = length + kernel.GUARD
+        cells, wide = horizontal.end - horizontal.begin, _wide(horizontal)
+        pitch = _pitch(horizontal)
         ring = _scratch.floats("ring", phases * kernel.RING * phases * pitch + kernel.GUARD)
         store = _scratch.floats("slices", kernel.RING * phases * lines * phases**2 * pitch)
-        latents = _scratch.floats("latents", product.bias.size * sheets * lines * length)
+        latents = _scratch.floats("latents", product.bias.size * sheets * lines * wide)
         volume.analyse_volume(
             flat, _room(x, config.levels), ring, store,
             (0, height, vertical.begin, vertical.end, vertical.start, lines, horizontal.begin, cells),
             (slices, deep.begin, deep.end, deep.start, sheets), config.levels, product.weights, product.bias, latents,
         )  # fmt: skip
-        _place(out, latents.reshape(-1, sheets, lines, length), (deep, vertical), horizontal)
+        _place(out, latents.reshape(-1, sheets, lines, wide), (deep, vertical), horizontal)
 
     _each(work, _volume_tiles(grid, config.levels))
     return out
@@ -240,12 +246,11 @@ def synthesise(
     def work(vertical: _Span, horizontal: _Span) -> None:
         start, stop = low + vertical.start, low + vertical.stop
         begin, end = max(0, start - kernel.DELAY), min(rows, stop + kernel.DELAY)
-        length = _length(horizontal)
-        pitch = length + kernel.GUARD
+        pitch = _pitch(horizontal)
         ring = _scratch.floats(
             "ring", ((len(flat) << levels[1]) + kernel.BLOCK) * (kernel.RING << levels[0]) * pitch + kernel.GUARD
         )
-        latents = _scratch.floats("latents", c * length)
+        latents = _scratch.floats("latents", c * _wide(horizontal))
         where = (
             low << levels[0], begin, end, start, stop - start, horizontal.begin, horizontal.end - horizontal.begin,
             horizontal.inner, horizontal.inner + horizontal.stop - horizontal.start,
@@ -262,12 +267,11 @@ def _synthesise_volume(symbols: np.ndarray, config: WaveletConfig, product: Prod
     flat = out.reshape(-1, height, width)
 
     def work(deep: _Span, vertical: _Span, horizontal: _Span) -> None:
-        length = _length(horizontal)
-        pitch = length + kernel.GUARD
+        pitch = _pitch(horizontal)
         lines = vertical.end - vertical.begin
         ring = _scratch.floats("ring", phases * kernel.RING * phases * pitch + kernel.GUARD)
         store = _scratch.floats("slices", (kernel.RING * phases * lines * phases**2 + kernel.BLOCK) * pitch)
-        latents = _scratch.floats("latents", c * length)
+        latents = _scratch.floats("latents", c * _wide(horizontal))
         where = (
             0, vertical.begin, vertical.end, vertical.start, vertical.stop - vertical.start, horizontal.begin,
             horizontal.end - horizontal.begin, horizontal.inner, horizontal.inner + horizontal.stop - horizontal.start,

@@ -1,194 +1,25 @@
 """The compiled part of the fast path: wavelet packets by lifting and the product with the encoder, streamed.
 
-    rows of the signal --_load--> phases (F, cells) --_lanes--> split along the last axis
+    rows of the signal --_load--> phases (F, cells) --split_lines--> split along the last axis
       --> ring of the last six cells of rows --stream--> split along the axis before --project--> latents
 
-A *cell* is what one position of the latent grid covers, F samples an axis; a *phase* is a sample's place in its cell.
-With one row of memory a phase, every lifting step, of any level, is the same operation on whole rows, and in place.
-Nothing is scaled: the gains of the filters are in the weights of the product.
-
-The cache of compiled code sees changes of the file alone that a cached kernel is in. Whoever changes this file, or
-`simd`, removes the caches (cml/codecs/__pycache__/*.nb?).
+See `fast_lifting` for cells, phases and the ring.
 """
-
-from typing import Any
 
 import numpy as np
 from numba import njit
 
+from cml.codecs import fast_lifting, simd
 from cml.codecs.compiled import announced
-from cml.codecs.simd import LANES, deal8, deal16, lift, load, multiply_add, splat, store, weave8, weave16
-from cml.codecs.wavelet import LIFTING
+from cml.codecs.fast_lifting import DELAY, GUARD, OPTIONS, RING, split_lines, stream
+from cml.codecs.simd import LANES, deal8, deal16, load, multiply_add, splat, store, weave8, weave16
 
-RING = 6  # cells that a stream keeps
-DELAY = 4  # cells between the arrival of a cell and its last change, and the reach of the filters, for every level
-GUARD = LANES  # columns between rows; two would do, sixteen keep vectors on cache lines
-WIDTH = 2 * LANES  # a row holds a multiple of these
+WIDTH = 2 * LANES  # columns of a product that are computed together; the last may reach into the guard
+TOGETHER = 512  # columns, of one phase or of several, for which one step of a stream is begun
 BLOCK = 4  # rows of a product that are computed together
 
-# What is done to the second to the fifth newest sample of a band when one more arrives: the lifting steps, or undone.
-_STEPS = np.array([LIFTING, [-weight for weight in reversed(LIFTING)]], np.float32)
-
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _compiled = njit(**OPTIONS)
 _inlined = njit(forceinline=True, **OPTIONS)
-
-
-@_inlined
-def _lift(buffer, target, first, second, weight, length):
-    """target += weight * (first + second), rows that begin at these places of `buffer`."""
-    factor = splat(weight)
-    for i in range(0, length, LANES):
-        value = lift(load(buffer, target + i), load(buffer, first + i), load(buffer, second + i), factor)
-        store(buffer, target + i, value)
-
-
-@_compiled
-def _lanes(buffer, base, hop, phases, pitch, rows, cells, length, levels, inverse):
-    """Split, or merge, some lines of the signal along their own axis.
-
-    Phase p of line r is the row at base + p * hop + r * pitch: `cells` samples, and others that mean nothing, up to the
-    `length` at which the last line ends.
-    """
-    for number in range(levels):
-        stride = 1 << (levels - 1 - number if inverse else number)
-        skip = stride * hop
-        for band in range(stride):
-            low = base + band * hop
-            last = low + (phases - stride) * hop
-            for step in range(4):
-                weight = _STEPS[inverse, step]
-                if step % 2 == inverse:
-                    # The odd samples. Past the end the next even one is the mirror image, the last one.
-                    for r in range(rows):
-                        buffer[low + r * pitch + cells] = buffer[last - skip + r * pitch + cells - 1]
-                    for odd in range(low + skip, last, 2 * skip):
-                        _lift(buffer, odd, odd - skip, odd + skip, weight, length)
-                    _lift(buffer, last, last - skip, low + 1, weight, length)
-                else:
-                    for r in range(rows):
-                        buffer[last + r * pitch - 1] = buffer[low + skip + r * pitch]
-                    for even in range(low + 2 * skip, last, 2 * skip):
-                        _lift(buffer, even, even - skip, even + skip, weight, length)
-                    _lift(buffer, low, last - 1, low + skip, weight, length)
-
-
-@_inlined
-def _before(row, stride, rows):
-    """The row of a ring that is `stride` before another."""
-    return row - stride if row >= stride else row - stride + rows
-
-
-@_compiled
-def _push_one(buffer, base, pitch, rows, stride, newest, inverse, length):
-    """`_push` away from the ends, all four steps at once; `newest` is a row."""
-    v0 = newest
-    v1 = _before(v0, stride, rows)
-    v2 = _before(v1, stride, rows)
-    v3 = _before(v2, stride, rows)
-    v4 = _before(v3, stride, rows)
-    v5 = _before(v4, stride, rows)
-    v0, v1, v2 = base + pitch * v0, base + pitch * v1, base + pitch * v2
-    v3, v4, v5 = base + pitch * v3, base + pitch * v4, base + pitch * v5
-    w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
-    w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
-    for i in range(0, length, LANES):
-        x2, x3, x4 = load(buffer, v2 + i), load(buffer, v3 + i), load(buffer, v4 + i)
-        x1 = lift(load(buffer, v1 + i), load(buffer, v0 + i), x2, w1)
-        x2 = lift(x2, x1, x3, w2)
-        x3 = lift(x3, x2, x4, w3)
-        x4 = lift(x4, x3, load(buffer, v5 + i), w4)
-        store(buffer, v1 + i, x1)
-        store(buffer, v2 + i, x2)
-        store(buffer, v3 + i, x3)
-        store(buffer, v4 + i, x4)
-
-
-@_compiled
-def _push_two(buffer, base, pitch, rows, stride, newest, inverse, length):
-    """`_push_one` of the second newest sample but one, then of the newest: a third less of memory to move."""
-    v0 = newest
-    v1 = _before(v0, stride, rows)
-    v2 = _before(v1, stride, rows)
-    v3 = _before(v2, stride, rows)
-    v4 = _before(v3, stride, rows)
-    v5 = _before(v4, stride, rows)
-    v6 = _before(v5, stride, rows)
-    v7 = _before(v6, stride, rows)
-    v0, v1, v2, v3 = base + pitch * v0, base + pitch * v1, base + pitch * v2, base + pitch * v3
-    v4, v5, v6, v7 = base + pitch * v4, base + pitch * v5, base + pitch * v6, base + pitch * v7
-    w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
-    w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
-    for i in range(0, length, LANES):
-        x2, x4 = load(buffer, v2 + i), load(buffer, v4 + i)
-        x5, x6 = load(buffer, v5 + i), load(buffer, v6 + i)
-        x3 = lift(load(buffer, v3 + i), x2, x4, w1)
-        x4 = lift(x4, x3, x5, w2)
-        x5 = lift(x5, x4, x6, w3)
-        store(buffer, v5 + i, x5)
-        store(buffer, v6 + i, lift(x6, x5, load(buffer, v7 + i), w4))
-        x1 = lift(load(buffer, v1 + i), load(buffer, v0 + i), x2, w1)
-        x2 = lift(x2, x1, x3, w2)
-        x3 = lift(x3, x2, x4, w3)
-        store(buffer, v1 + i, x1)
-        store(buffer, v2 + i, x2)
-        store(buffer, v3 + i, x3)
-        store(buffer, v4 + i, lift(x4, x3, x5, w4))
-
-
-@_compiled
-def _push(buffer, base, pitch, rows, stride, band, newest, count, length, inverse):
-    """What sample number `newest` of a band of `count` makes possible: one step on each of the four before it.
-
-    A sample of the band is the row `stride` after the one before, of a ring of `rows`. `newest` may be past the end,
-    and the others before the beginning: nothing is done to those, and others see the mirror image there.
-    """
-    for step in range(4):
-        target = newest - 1 - step
-        if 0 <= target < count:
-            after = target + 1 if target + 1 < count else target - 1
-            before = target - 1 if target > 0 else target + 1
-            _lift(
-                buffer,
-                base + pitch * ((target * stride + band) % rows),
-                base + pitch * ((after * stride + band) % rows),
-                base + pitch * ((before * stride + band) % rows),
-                _STEPS[inverse, step],
-                length,
-            )
-
-
-@_compiled
-def stream(buffer, base, pitch, phases, levels, cell, cells, length, inverse):
-    """Take cell number `cell` of `cells`, which is in the ring (RING * phases rows) or past the end.
-
-    Afterwards cell - DELAY is finished: the ring holds its packets, or its samples if inverse.
-    """
-    rows = RING * phases
-    newest = cell  # pair of samples of a band that can be taken
-    for number in range(levels):
-        level = levels - 1 - number if inverse else number
-        stride = 1 << level
-        pairs = phases // (2 * stride)
-        count = 2 * cells * pairs
-        if not inverse:
-            newest = (cell + 1) * pairs - 1 - min(level, 2)
-        for band in range(stride):
-            pair = newest - pairs + 1
-            while pair <= newest:
-                sample = 2 * pair + inverse
-                if sample < 5 or sample >= count:
-                    _push(buffer, base, pitch, rows, stride, band, sample, count, length, inverse)
-                    pair += 1
-                elif pair < newest and sample + 2 < count:
-                    row = ((sample + 2) * stride + band) % rows
-                    _push_two(buffer, base, pitch, rows, stride, row, inverse, length)
-                    pair += 2
-                else:
-                    row = (sample * stride + band) % rows
-                    _push_one(buffer, base, pitch, rows, stride, row, inverse, length)
-                    pair += 1
-        newest = 2 * (newest - 2) + 1
 
 
 @_compiled
@@ -274,6 +105,17 @@ def project(out, at, hop, rows, base, pitch, lines, apart, weights, bias, fresh)
 
 
 @_compiled
+def _stream_all(ring, base, pitch, hop, levels, cell, cells, inverse):
+    """`stream` all phases of the last axis, where rows are short several at a time."""
+    length, phases = pitch - GUARD, 1 << levels[1]
+    together = 1
+    while together < phases and together * length < TOGETHER:
+        together *= 2
+    for phase in range(0, phases, together):
+        stream(ring, base + phase * hop, pitch, 1 << levels[0], levels[0], cell, cells, length, together, hop, inverse)
+
+
+@_compiled
 def take(x, room, ring, plane, channel, where, levels):
     """One cell of rows of a plane of the signal into the ring of a channel, split along both axes where it can be."""
     first, height, begin, end, cell, left, cells, pitch = where
@@ -285,12 +127,11 @@ def take(x, room, ring, plane, channel, where, levels):
         for k in range(down):
             line = min(cell * down + k, height - 1) - first
             _load(ring, block + k * pitch, hop, across, cells, x[plane, line], left * across, room)
-        _lanes(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 0)
-    for phase in range(across):
-        stream(ring, base + phase * hop, pitch, down, levels[0], cell - begin, end - begin, pitch - GUARD, 0)
+        split_lines(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 0)
+    _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 0)
 
 
-@announced("the encoder of pictures and sound")
+@announced("the encoder of pictures and sound (ten seconds)", fast_lifting, simd)
 @njit(cache=True, **OPTIONS)
 def analyse(x, room, ring, where, levels, weights, bias, out):
     """Latents of a tile of a picture; sound is a picture of one row.
@@ -303,12 +144,11 @@ def analyse(x, room, ring, where, levels, weights, bias, out):
             `out`, and how many; first cell of columns, and how many.
         levels: of the rows' axis and of the columns'.
         weights: (blocks, C * F * F, BLOCK), in the order channel, column, row; bias: (blocks, BLOCK).
-        out: float32 room for (blocks * BLOCK, cells of rows, pitch - GUARD).
+        out: float32 room for (blocks * BLOCK, cells of rows, cells to a multiple of WIDTH).
     """
     first, height, begin, end, top, lines, left, cells = where
     down = 1 << levels[0]
-    length = -(-cells // WIDTH) * WIDTH
-    pitch = length + GUARD
+    pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
     delay = DELAY if levels[0] else 0
     for cell in range(begin, top + lines + delay):
         for channel in range(x.shape[0]):
@@ -318,18 +158,18 @@ def analyse(x, room, ring, where, levels, weights, bias, out):
         if done >= top:
             base = GUARD + (done - begin) % RING * down * pitch
             for block in range(weights.shape[0]):
-                at = (block * BLOCK * lines + done - top) * length
-                for i in range(0, length, WIDTH):
+                at = (block * BLOCK * lines + done - top) * wide
+                for i in range(0, wide, WIDTH):
                     project(
-                        out, at + i, lines * length, ring, base + i, pitch, down, RING * down * pitch,
+                        out, at + i, lines * wide, ring, base + i, pitch, down, RING * down * pitch,
                         weights[block], bias[block], True,
                     )  # fmt: skip
 
 
 @_inlined
-def project_line(out, at, hop, rows, base, pitch, count, length, weights, bias):
+def project_line(out, at, hop, rows, base, pitch, count, wide, weights, bias):
     """BLOCK packets of a line of cells: rows of `out` from `count` rows of latents."""
-    for i in range(0, length, WIDTH):
+    for i in range(0, wide, WIDTH):
         project(out, at + i, hop, rows, base + i, pitch, count, 0, weights, bias, True)
 
 
@@ -351,25 +191,24 @@ def give(x, ring, plane, channel, where, levels):
     down, across = 1 << levels[0], 1 << levels[1]
     hop = RING * down * pitch
     base = GUARD + channel * across * hop
-    for phase in range(across):
-        stream(ring, base + phase * hop, pitch, down, levels[0], cell - begin, end - begin, pitch - GUARD, 1)
+    _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 1)
     if done >= top:
         block = base + (done - begin) % RING * down * pitch
-        _lanes(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 1)
+        split_lines(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 1)
         for k in range(down):
             line = done * down + k - first
             if line < x.shape[1]:
                 _unload(x[plane, line], (left + inner) * across, ring, block + k * pitch, hop, across, inner, outer)
 
 
-@announced("the linear decoder of pictures and sound")
+@announced("the linear decoder of pictures and sound (ten seconds)", fast_lifting, simd)
 @njit(cache=True, **OPTIONS)
 def synthesise(x, latents, symbols, ring, where, levels, weights, bias):
     """Samples of a tile of a picture, or of sound, from symbols.
 
     Args:
         x: float32 (C, rows, W), rows of the picture from number `where[0]` on; filled where the tile is.
-        latents: float32 room for (c, pitch - GUARD).
+        latents: float32 room for (c, cells to a multiple of WIDTH).
         symbols: (c, cells of rows, cells), all of the picture.
         ring: float32 room for C * F * RING * F rows, BLOCK more, and GUARD.
         where: first row of x; first and last cell of rows to stream; first cell of rows to write, and how many; first
@@ -379,13 +218,12 @@ def synthesise(x, latents, symbols, ring, where, levels, weights, bias):
     """
     first, begin, end, top, lines, left, cells, inner, outer = where
     down = 1 << levels[0]
-    length = -(-cells // WIDTH) * WIDTH
-    pitch = length + GUARD
+    pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
     hop = RING * down * pitch
     delay = DELAY if levels[0] else 0
     for cell in range(begin, top + lines + delay):
         if cell < end:
-            spread(latents, symbols, cell, left, cells, length)
+            spread(latents, symbols, cell, left, cells, wide)
             for row in range(down):
                 for block in range(weights.shape[1]):
                     at = GUARD + block * BLOCK * hop + ((cell - begin) % RING * down + row) * pitch
@@ -395,9 +233,9 @@ def synthesise(x, latents, symbols, ring, where, levels, weights, bias):
                         hop,
                         latents,
                         0,
-                        length,
+                        wide,
                         symbols.shape[0],
-                        length,
+                        wide,
                         weights[row, block],
                         bias[row, block],
                     )

@@ -6,24 +6,14 @@ slices --`fast_kernel.take`--> packets of each slice, in a ring of the last six 
 
 from numba import njit
 
+from cml.codecs import fast_kernel, fast_lifting, simd
 from cml.codecs.compiled import announced
-from cml.codecs.fast_kernel import (
-    BLOCK,
-    DELAY,
-    GUARD,
-    OPTIONS,
-    RING,
-    WIDTH,
-    give,
-    project,
-    project_line,
-    spread,
-    stream,
-    take,
-)
+from cml.codecs.fast_kernel import BLOCK, WIDTH, give, project, project_line, spread, take
+from cml.codecs.fast_lifting import DELAY, GUARD, OPTIONS, RING, stream
+from cml.codecs.simd import LANES
 
 
-@announced("the encoder of volumes")
+@announced("the encoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd)
 @njit(cache=True, **OPTIONS)
 def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, out):
     """Latents of a tile of a volume, all of its slices, channel after channel.
@@ -34,13 +24,12 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
         depth: slices of the volume; first and last cell of slices to stream; first cell of slices of `out`, how many.
         levels: of all axes.
         weights: (blocks, C * F * F * F, BLOCK), in the order channel, slice, column, row; bias: (blocks, BLOCK).
-        out: float32 room for (blocks * BLOCK, cells of slices, cells of rows, pitch - GUARD).
+        out: float32 room for (blocks * BLOCK, cells of slices, cells of rows, cells to a multiple of WIDTH).
     """
     first, height, begin, end, top, lines, left, cells = where
     number, start, stop, front, sheets = depth
     phases = 1 << levels
-    length = -(-cells // WIDTH) * WIDTH
-    pitch = length + GUARD
+    pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
     packets = phases * phases * pitch  # of one line of cells of one slice
     sheet = lines * packets
     for channel in range(x.shape[0] // number):
@@ -57,23 +46,25 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
                         line = target + (done - top) * packets
                         for row in range(phases * phases):
                             source = base + (row // phases * RING * phases + row % phases) * pitch
-                            slices[line + row * pitch : line + row * pitch + length] = ring[source : source + length]
-            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 0)
+                            slices[line + row * pitch : line + (row + 1) * pitch - GUARD] = ring[
+                                source : source + pitch - GUARD
+                            ]
+            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 1, sheet, 0)
             done = deep - DELAY
             if done >= front:
                 used = weights.shape[1] // (x.shape[0] // number)
                 for line in range(lines):
                     base = (done - start) % RING * phases * sheet + line * packets
                     for block in range(weights.shape[0]):
-                        at = ((block * BLOCK * sheets + done - front) * lines + line) * length
-                        for i in range(0, length, WIDTH):
+                        at = ((block * BLOCK * sheets + done - front) * lines + line) * wide
+                        for i in range(0, wide, WIDTH):
                             project(
-                                out, at + i, sheets * lines * length, slices, base + i, pitch, phases * phases, sheet,
+                                out, at + i, sheets * lines * wide, slices, base + i, pitch, phases * phases, sheet,
                                 weights[block, channel * used : (channel + 1) * used], bias[block], channel == 0,
                             )  # fmt: skip
 
 
-@announced("the linear decoder of volumes")
+@announced("the linear decoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd)
 @njit(cache=True, **OPTIONS)
 def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, weights, bias):
     """Samples of a tile of a volume from symbols, channel after channel.
@@ -89,23 +80,22 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
     first, begin, end, top, lines, left, cells, inner, outer = where
     number, start, stop, front, sheets = depth
     phases = 1 << levels
-    length = -(-cells // WIDTH) * WIDTH
-    pitch = length + GUARD
+    pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
     packets = phases * phases * pitch
     sheet = (end - begin) * packets
     height = symbols.shape[1] // (-(-number // phases))
     for channel in range(x.shape[0] // number):
         for deep in range(start, front + sheets + DELAY):
             for cell in range(begin, end if deep < stop else begin):
-                spread(latents, symbols, deep * height + cell, left, cells, length)
+                spread(latents, symbols, deep * height + cell, left, cells, wide)
                 for k in range(phases):
                     line = ((deep - start) % RING * phases + k) * sheet + (cell - begin) * packets
                     for block in range(weights.shape[2]):
                         project_line(
-                            slices, line + block * BLOCK * pitch, pitch, latents, 0, length, symbols.shape[0], length,
+                            slices, line + block * BLOCK * pitch, pitch, latents, 0, wide, symbols.shape[0], wide,
                             weights[channel, k, block], bias[channel, k, block],
                         )  # fmt: skip
-            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 1)
+            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 1, sheet, 1)
             done = deep - DELAY
             for k in range(phases if done >= front else 0):
                 z = done * phases + k
@@ -118,6 +108,6 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
                         for row in range(phases * phases):
                             target = base + (row // phases * RING * phases + row % phases) * pitch
                             line = source + (cell - begin) * packets + row * pitch
-                            ring[target : target + length] = slices[line : line + length]
+                            ring[target : target + pitch - GUARD] = slices[line : line + pitch - GUARD]
                     place = (first, begin, end, cell, cell - DELAY, top, left, cells, pitch, inner, outer)
                     give(x, ring, channel * number + z, 0, place, (levels, levels))
