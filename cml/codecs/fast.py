@@ -11,9 +11,9 @@ that neither the number of threads nor the size of the tiles changes a bit of th
 import math
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,9 @@ from cml.codecs.architecture import WaveletConfig
 from cml.codecs.fast_quantize import quantize
 from cml.codecs.fast_weights import Product
 from cml.codecs.geometry import grid_shape
+from cml.codecs.threads import each
+
+_Result = TypeVar("_Result")
 
 REACH = kernel.DELAY + 1  # cells around a tile that its symbols depend on, by the filters and by the rounding
 
@@ -77,13 +80,9 @@ def _columns(cells: int, core: int, reach: int) -> list[_Span]:
     return _spans(cells, core if cells <= core else core - 2 * reach, 1, reach)
 
 
-def _each(work: Callable[..., int | None], tiles: Sequence[tuple[_Span, ...]]) -> list[int | None]:
+def _each(work: Callable[..., _Result], tiles: Sequence[tuple[_Span, ...]]) -> list[_Result]:
     """Work on all tiles, over as many threads as torch uses."""
-    threads = min(torch.get_num_threads(), len(tiles))
-    if threads == 1:
-        return [work(*tile) for tile in tiles]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(lambda tile: work(*tile), tiles))
+    return each(lambda number: work(*tiles[number]), len(tiles), torch.get_num_threads())
 
 
 def _wide(span: _Span) -> int:
@@ -146,7 +145,7 @@ def encode(
         where = (start, horizontal.start, stop - start, horizontal.stop - horizontal.start)
         return int(quantize(latents, cells, (start - top, horizontal.inner), symbols, where, np.float32(rdo / 12)))
 
-    return max(peak or 0 for peak in _each(work, [(v, h) for v in down for h in across]))
+    return max(_each(work, [(v, h) for v in down for h in across]))
 
 
 def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int) -> np.ndarray:

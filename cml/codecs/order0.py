@@ -12,18 +12,14 @@ Compiled by numba when first used, and kept beside this file from then on.
 """
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from cml.codecs.threads import each
 from cml.errors import BitstreamError
 
-_Result = TypeVar("_Result")
 _SEGMENT = 49152  # symbols, so that a picture of 1024 x 1024 pixels makes four at `f8c12`
 _MOST_SEGMENTS = 64
 _SERIAL = 65536  # up to so many symbols threads are not worth their start
@@ -47,7 +43,7 @@ class Order0:
             first, last = blocks * segment // segments, blocks * (segment + 1) // segments
             return kernel.encode(flat, size, step, first, last).tobytes()
 
-        parts = _each(code, segments, flat.size)
+        parts = each(code, segments, _threads(flat.size))
         lengths = np.array([len(part) for part in parts[:-1]], "<u4").tobytes()
         return b"".join([lengths, *parts])
 
@@ -85,7 +81,7 @@ class Order0:
             first, last = count * run // runs, count * (run + 1) // runs
             return kernel.decode(flat, joined, bounds, size, step, blocks, segments, first, last)
 
-        if not all(_each(code, runs, flat.size)):
+        if not all(each(code, runs, _threads(flat.size))):
             raise _foreign()
         return symbols
 
@@ -124,25 +120,3 @@ def _bounds(payloads: Sequence[bytes], segments: int) -> np.ndarray:
 
 def _threads(size: int) -> int:
     return torch.get_num_threads() if size > _SERIAL else 1
-
-
-def _each(work: Callable[[int], _Result], count: int, size: int) -> list[_Result]:
-    """Results of work(0), work(1), ..., which together handle so many symbols."""
-    threads = min(_threads(size), count)
-
-    def share(thread: int) -> list[_Result]:
-        return [work(i) for i in range(thread, count, threads)]
-
-    others = [_pool(threads - 1).submit(share, thread) for thread in range(1, threads)]
-    shares = [share(0), *(other.result() for other in others)]
-    return [shares[i % threads][i // threads] for i in range(count)]
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "order0")
-
-
-if hasattr(os, "register_at_fork"):
-    # Threads do not survive a fork: a child that was given their pool would wait for them for ever.
-    os.register_at_fork(after_in_child=_pool.cache_clear)
