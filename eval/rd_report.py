@@ -16,6 +16,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from cml.codecs.cost import COST_COLUMNS, cost_cells
+from cml.codecs.factory import create_codec
 from cml.errors import CmlError
 from cml.files import write_atomic
 
@@ -135,17 +137,17 @@ def print_tables(table: pd.DataFrame, anchor: str, console: Console) -> None:
     if not len(table):
         console.print("No operating point has all of its pictures.")
         return
-    view = _rich(points(table), None)
+    view = as_rich(points(table), None)
     previous = None
     for index, curve in enumerate(table["curve"]):
         if previous not in (None, curve):
             view.rows[index - 1].end_section = True
         previous = curve
     console.print(view)
-    console.print(_rich(_percent(bd_rates(table, anchor)), f"BD-rate against {anchor}, %"))
+    console.print(as_rich(_percent(bd_rates(table, anchor)), f"BD-rate against {anchor}, %"))
 
 
-def _rich(frame: pd.DataFrame, title: str | None) -> Table:
+def as_rich(frame: pd.DataFrame, title: str | None) -> Table:
     view = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), title=title)
     for index, name in enumerate(frame):
         view.add_column(str(name), justify="right" if index else "left", no_wrap=True)
@@ -187,19 +189,23 @@ def markdown(table: pd.DataFrame, request: Request, printed: Sequence[Printed]) 
         "another point of the codec beats are left out; MS-SSIM as -10 log10(1 - MS-SSIM)): below zero is fewer bits. "
         "Empty: fewer than four points, or no common range.",
         "",
-        _markdown(_percent(bd_rates(table, request.anchor))),
+        as_markdown(_percent(bd_rates(table, request.anchor))),
         "",
     ]
     if printed:
         lines += _printed_section(table, printed, request.pictures)
-    lines += ["## Operating points", "", _markdown(points(table)), ""]
+    lines += ["## Operating points", "", as_markdown(points(table)), ""]
     if table.attrs.get("notes"):
         lines += ["## Left out", "", *(f"- {note}" for note in table.attrs["notes"]), ""]
     if table.attrs.get("failed"):
         lines += ["## Failed", "", *(f"- {sentence}" for sentence in table.attrs["failed"]), ""]
     lines += ["## Made by", "", "```", request.command, "```", "", f"`{json.dumps(dict(request.versions))}`", ""]
-    lines += ["| operating point | settings |", "|---|---|"]
-    lines += [f"| {point} | `{json.dumps(dict(settings))}` |" for point, settings in request.settings.items()]
+    lines += ["| " + " | ".join(("operating point", *COST_COLUMNS, "settings")) + " |"]
+    lines += ["|---" + "|--:" * len(COST_COLUMNS) + "|---|"]
+    for point, settings in request.settings.items():
+        lines += [
+            "| " + " | ".join((point, *cost_cells(create_codec(point)), f"`{json.dumps(dict(settings))}`")) + " |"
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -216,15 +222,15 @@ def _printed_section(table: pd.DataFrame, printed: Sequence[Printed], pictures: 
         "",
         f"BD-rate of PSNR against the printed {PRINTED_ANCHOR}, %:",
         "",
-        _markdown(_percent(against_printed_anchor(table, printed))),
+        as_markdown(_percent(against_printed_anchor(table, printed))),
         "",
         "Our PSNR in dB at each printed rate (interpolated; empty outside what was measured):",
         "",
-        _markdown(_numbers(at_rate, 2)),
+        as_markdown(_numbers(at_rate, 2)),
         "",
         "Our rate in bpp at each printed PSNR:",
         "",
-        _markdown(_numbers(at_quality, 3)),
+        as_markdown(_numbers(at_quality, 3)),
         "",
     ]
 
@@ -238,7 +244,7 @@ def _numbers(frame: pd.DataFrame, digits: int) -> pd.DataFrame:
     return out
 
 
-def _markdown(frame: pd.DataFrame) -> str:
+def as_markdown(frame: pd.DataFrame) -> str:
     text = io.StringIO()
     text.write("| " + " | ".join(map(str, frame.columns)) + " |\n")
     text.write("|---" + "|--:" * (len(frame.columns) - 1) + "|")

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cml.codecs.base import Codec
+from cml.codecs.cost import COST_COLUMNS, cost_cells
 from cml.files import write_atomic
 
 _SINGLE = (
@@ -163,7 +164,7 @@ def write(
         figures.rate(table, score, run.folder / "rate.png")
         figures.dimension(table, score, run.folder / "dimension.png")
         gallery.draw(task, codecs, table, run.folder / "gallery.png")
-    write_atomic(run.folder / "report.md", markdown(table, results, task, request, run.folder))
+    write_atomic(run.folder / "report.md", markdown(table, results, task, codecs, request, run.folder))
 
 
 def _same(run: Run, text: str) -> bool:
@@ -184,7 +185,12 @@ def command(request: Mapping[str, Any]) -> str:
 
 
 def markdown(
-    table: pd.DataFrame, results: Sequence[Result], task: Task, request: Mapping[str, Any], folder: Path
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    task: Task,
+    codecs: Sequence[Codec],
+    request: Mapping[str, Any],
+    folder: Path,
 ) -> str:
     """`report.md`: table, pictures, command, settings."""
     score = _score_column(table)
@@ -219,8 +225,11 @@ def markdown(
         lines += [f"- {result.view} {result.codec}, seed {result.seed}: {result.error}" for result in failed] + [""]
     lines += ["## Made by", "", "```", command(request), "```", ""]
     lines += ["```json", json.dumps({"task": task.key, "environment": good[0].environment}, indent=1), "```", ""]
-    lines += ["## Codec settings", "", "| operating point | settings |", "|---|---|"]
-    lines += [f"| {name} | `{json.dumps(dict(settings))}` |" for name, settings in seen.items()]
+    costs = {codec.spec.name: cost_cells(codec) for codec in codecs}
+    lines += ["## Codec settings", "", "| " + " | ".join(("operating point", *COST_COLUMNS, "settings")) + " |"]
+    lines += ["|---" + "|--:" * len(COST_COLUMNS) + "|---|"]
+    for name, settings in seen.items():
+        lines += ["| " + " | ".join((name, *costs[name], f"`{json.dumps(dict(settings))}`")) + " |"]
     return "\n".join(lines) + "\n"
 
 

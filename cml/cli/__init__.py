@@ -3,13 +3,13 @@
 A module a command or two; each imports what it needs when it runs, so that help comes at once.
 """
 
-from cml.cli import codecs, compare, files, info, rd, train
+from cml.cli import bench, codecs, compare, export, files, info, rd, train
 from cml.cli.app import app, console, errors, main
 
 __all__ = ["app", "console", "errors", "main"]
 
 # In the order of `cml --help`.
-for command in (compare.compare, rd.rd, files.encode, files.decode, info.info, codecs.fit):
+for command in (compare.compare, rd.rd, bench.bench, files.encode, files.decode, info.info, export.export, codecs.fit):
     app.command()(command)
 app.add_typer(train.train, name="train")
 app.command("list")(codecs.list_names)

@@ -1,25 +1,34 @@
 """`cml info`: an encoded file or a codec, described."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from cml.cli.app import console
 
+if TYPE_CHECKING:
+    from cml.codecs.architecture import WaveletConfig
+    from cml.codecs.base import Codec
+
 
 def info(
     what: Annotated[str, typer.Argument(help="An encoded file, or a codec (name, operating point, folder).")],
 ) -> None:
     """Describe an encoded file or a codec."""
+    from cml.codecs.cost import config_of
     from cml.codecs.factory import create_codec
 
-    rows = _describe_file(Path(what)) if Path(what).is_file() else _describe_codec(create_codec(what))
+    codec = None if Path(what).is_file() else create_codec(what)
+    rows = _describe_file(Path(what)) if codec is None else _describe_codec(codec)
     view = Table(show_header=False, box=None)
     for key, value in rows.items():
         view.add_row(key, str(value))
     console.print(view, markup=False, highlight=False)
+    config = None if codec is None else config_of(codec)
+    if config is not None:
+        console.print(_cost_table(config), highlight=False)
 
 
 def _describe_file(path: Path) -> dict[str, object]:
@@ -59,11 +68,9 @@ def _describe_file(path: Path) -> dict[str, object]:
     }
 
 
-def _describe_codec(codec: object) -> dict[str, object]:
-    from cml.codecs.base import Codec
+def _describe_codec(codec: "Codec") -> dict[str, object]:
     from cml.codecs.neural import WaveletCodec
 
-    assert isinstance(codec, Codec)
     spec = codec.spec
     channels = spec.channels if len(spec.channels) < 5 else f"{spec.channels[0]} to {spec.channels[-1]}"
     rows: dict[str, object] = {
@@ -74,16 +81,38 @@ def _describe_codec(codec: object) -> dict[str, object]:
     }
     if isinstance(codec, WaveletCodec):
         config = codec.config
-        encoder, decoder = (sum(p.numel() for p in part.parameters()) for part in (codec.encoder, codec.decoder))
-        # Each weight of a convolution on the grid of latents is used once a position of that grid.
-        macs = sum(p.numel() for p in codec.encoder.parameters() if p.dim() > 1) / 2 ** (config.ndim * config.levels)
         rows |= {
             "patch F": spec.patch,
             "latent channels": spec.latent_channels,
             "dimension reduction": f"{spec.dimension_reduction:g}",
-            "encoder": f"{config.encoder}, {encoder} parameters, {macs:g} MAC a position after the transform",
-            "decoder": f"{config.decoder}, {decoder} parameters",
+            "encoder": config.encoder,
+            "decoder": config.decoder,
             "boundary": config.boundary,
         }
         rows |= {f"made by: {key}": value for key, value in (config.provenance or {}).items()}
     return rows | {f"setting: {key}": value for key, value in spec.settings.items()}
+
+
+def _cost_table(config: "WaveletConfig") -> Table:
+    """What each stage costs, computed."""
+    from rich.box import SIMPLE_HEAD
+
+    from cml.codecs.cost import NOMINAL_POSITIONS, decode_costs, encode_costs
+
+    unit = "sample" if config.ndim == 1 else "pixel" if config.ndim == 2 else "voxel"
+    caption = f"computed, a {unit} with all its channels; bytes moved where each stage runs by itself"
+    if config.decoder == "residual":
+        caption += f"; attention over a signal of {NOMINAL_POSITIONS} {unit}s"
+    view = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption)
+    for name in ("stage", "MACs", "additions", "parameters", "bytes"):
+        view.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
+    for way, stages in (("encode", encode_costs(config)), ("decode", decode_costs(config))):
+        for stage in stages:
+            view.add_row(stage.name, *_numbers(stage.macs, stage.additions, stage.parameters, stage.bytes))
+        totals = (sum(getattr(stage, key) for stage in stages) for key in ("macs", "additions", "parameters", "bytes"))
+        view.add_row(way, *_numbers(*totals), end_section=True, style="bold")
+    return view
+
+
+def _numbers(macs: float, additions: float, parameters: float, moved: float) -> list[str]:
+    return [f"{macs:,.4g}" if macs < 1e4 else f"{macs:,.0f}", f"{additions:.4g}", f"{parameters:,}", f"{moved:.3g}"]
