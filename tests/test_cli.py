@@ -21,22 +21,19 @@ def run(*arguments, expect=0):
     import io
 
     argv, out, err = sys.argv, io.StringIO(), io.StringIO()
-    consoles = cli.console.file, cli.errors.file
     sys.argv = ["cml", *map(str, arguments)]
-    cli.console.file, cli.errors.file = out, err
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as caught:
             cli.main()
             sys.exit(0)
     finally:
         sys.argv = argv
-        cli.console.file, cli.errors.file = consoles
     code = caught.value.code or 0
     assert code == expect, (code, out.getvalue(), err.getvalue())
     return " ".join((out.getvalue() + err.getvalue()).split())
 
 
-@pytest.mark.parametrize("command", ["", "compare", "rd", "encode", "decode", "info", "fit", "list"])
+@pytest.mark.parametrize("command", ["", "compare", "rd", "bench", "encode", "decode", "info", "export", "fit", "list"])
 def test_help(command):
     result = CliRunner().invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0 and "Usage" in result.output

@@ -96,11 +96,11 @@ class WaveletCodec(nn.Module, Codec):
     @property
     def spec(self) -> CodecSpec:
         config = self.config
-        chosen = {"channels": self.channels, "rdo": self.rdo, "entropy": self.entropy, "decoder": self.decodes_by}
-        usual = {
-            "channels": config.latent_channels, "rdo": config.rdo, "entropy": config.entropy, "decoder": config.decoder,
-        }  # fmt: skip
-        options = {"step": self.step} | {key: value for key, value in chosen.items() if value != usual[key]}
+        chosen = {"channels": self.channels, "rdo": self.rdo, "entropy": self.entropy}
+        usual = {"channels": config.latent_channels, "rdo": config.rdo, "entropy": config.entropy}
+        if self.decodes_by != config.decoder:  # else left out: results of before this option keep their keys
+            chosen["decoder"] = self.decodes_by
+        options = {"step": self.step} | {key: value for key, value in chosen.items() if value != usual.get(key)}
         return CodecSpec(
             name=f"{self._name}:" + ",".join(f"{key}={value}" for key, value in options.items()),
             ndim=config.ndim,
