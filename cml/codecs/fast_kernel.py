@@ -12,7 +12,7 @@ from numba import njit
 from cml.codecs import fast_lifting, simd
 from cml.codecs.compiled import announced
 from cml.codecs.fast_lifting import DELAY, GUARD, OPTIONS, RING, split_lines, stream
-from cml.codecs.simd import LANES, deal8, deal16, load, multiply_add, splat, store, weave8, weave16
+from cml.codecs.simd import LANES, deal8, deal16, load, multiply_add, prefetch, splat, store, weave8, weave16
 
 WIDTH = 2 * LANES  # columns of a product that are computed together; the last may reach into the guard
 TOGETHER = 512  # columns, of one phase or of several, for which one step of a stream is begun
@@ -23,8 +23,11 @@ _inlined = njit(forceinline=True, **OPTIONS)
 
 
 @_compiled
-def _load(buffer, base, hop, phases, cells, line, start, room):
-    """Samples start ... of a line of the signal to `cells` columns of phases; past its end the last one."""
+def _load(buffer, base, hop, phases, cells, line, ahead, start, room):
+    """Samples start ... of a line of the signal to `cells` columns of phases; past its end the last one.
+
+    `ahead` is the line that will be asked for when this one is done with.
+    """
     if phases not in (8, 16):
         whole = max(min(cells, (line.size - start) // phases), 0)
         for phase in range(phases):
@@ -37,6 +40,8 @@ def _load(buffer, base, hop, phases, cells, line, start, room):
     for i in range(0, cells, LANES):
         at = start + i * phases
         if at + LANES * phases <= line.size:
+            for k in range(0, LANES * phases, 64 // line.itemsize):
+                prefetch(ahead, at + k)
             _deal(buffer, base + i, hop, phases, line, at)
         else:
             for k in range(LANES * phases):
@@ -126,7 +131,8 @@ def take(x, room, ring, plane, channel, where, levels):
         block = base + (cell - begin) % RING * down * pitch
         for k in range(down):
             line = min(cell * down + k, height - 1) - first
-            _load(ring, block + k * pitch, hop, across, cells, x[plane, line], left * across, room)
+            ahead = x[plane, min(line + down, x.shape[1] - 1)]
+            _load(ring, block + k * pitch, hop, across, cells, x[plane, line], ahead, left * across, room)
         split_lines(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 0)
     _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 0)
 

@@ -82,7 +82,7 @@ class WaveletCodec(nn.Module, Codec):
             self.encoder if isinstance(self.encoder, LinearEncoder) and config.levels else None,
             linear if config.quantizer == "uniform" and config.boundary == "symmetric" and config.levels else None,
         )
-        self._parts = list(self.modules())
+        self._parts = [part for part in self.modules() if part._parameters]
         self._statistics = torch.tensor(config.latent_mean), torch.tensor(config.latent_std)
         self.eval()
 
@@ -159,11 +159,13 @@ class WaveletCodec(nn.Module, Codec):
 
     def _latent(self, symbols: Tensor, shape: tuple[int, ...], step: float) -> Latent:
         mean, std = self._statistics
-        return Latent(symbols, shape, self.codec_id, step, mean[: len(symbols)], std[: len(symbols)])
+        if len(symbols) < len(mean):
+            mean, std = mean[: len(symbols)], std[: len(symbols)]
+        return Latent(symbols, shape, self.codec_id, step, mean, std)
 
     @property
     def _device(self) -> torch.device:
-        return next(self.parameters()).device
+        return next(iter(self._parts[0]._parameters.values())).device  # pyright: ignore[reportOptionalMemberAccess]
 
     def _admit(self, x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
         return admit_signal(x, spec)

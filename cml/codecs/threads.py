@@ -1,9 +1,10 @@
 """Work spread over threads that stay: a picture takes milliseconds, the start of a thread a tenth of one."""
 
 import os
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
+from queue import SimpleQueue
 from typing import TypeVar
 
 _Result = TypeVar("_Result")
@@ -19,26 +20,44 @@ def each(work: Callable[[int], _Result], count: int, threads: int) -> list[_Resu
         return [work(number) for number in range(count)]
     numbers = iter(range(count))  # one of the threads gets each
     results: dict[int, _Result] = {}
+    ended: SimpleQueue[BaseException | None] = SimpleQueue()
 
     def share() -> None:
-        for number in numbers:
-            results[number] = work(number)
+        error: BaseException | None = None
+        try:
+            for number in numbers:
+                results[number] = work(number)
+        except BaseException as caught:
+            error = caught
+        ended.put(error)
 
-    others = [_pool(threads - 1).submit(share) for _ in range(threads - 1)]
-    try:
-        share()
-    finally:
-        wait(others)
-    for other in others:
-        other.result()
+    tasks = _crew(threads - 1)
+    for _ in range(threads - 1):
+        tasks.put(share)
+    share()
+    for error in [ended.get() for _ in range(threads)]:
+        if error is not None:
+            raise error
     return [results[number] for number in range(count)]
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, "cml")
+def _crew(threads: int) -> "SimpleQueue[Callable[[], None]]":
+    """The tasks of so many threads that wait for them.
+
+    Plain queues: what an executor does for each task would take a tenth of the time of a small picture.
+    """
+    tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+
+    def serve() -> None:
+        while True:
+            tasks.get()()
+
+    for _ in range(threads):
+        threading.Thread(target=serve, name="cml", daemon=True).start()
+    return tasks
 
 
 if hasattr(os, "register_at_fork"):
-    # Threads do not survive a fork: a child that was given their pool would wait for them for ever.
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    # Threads do not survive a fork: a child that was given their queue would wait for them for ever.
+    os.register_at_fork(after_in_child=_crew.cache_clear)

@@ -1,0 +1,52 @@
+"""Work over threads: every item once, in order; errors come through; a forked child has threads of its own."""
+
+import os
+import threading
+
+import pytest
+
+from cml.codecs.threads import each
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_are_in_order_and_of_each_item_once(threads):
+    seen: list[int] = []
+
+    def work(number: int) -> int:
+        seen.append(number)
+        return number**2
+
+    assert each(work, 40, threads) == [number**2 for number in range(40)]
+    assert sorted(seen) == list(range(40))
+    assert each(work, 0, threads) == []
+
+
+def test_items_run_side_by_side():
+    both = threading.Barrier(2, timeout=20)
+    assert len(each(lambda number: both.wait(), 2, 2)) == 2
+
+
+@pytest.mark.parametrize("bad", [0, 1])
+def test_errors_come_through_when_all_have_ended(bad):
+    ended: list[int] = []
+    both = threading.Barrier(2, timeout=20)
+
+    def work(number: int) -> None:
+        both.wait()
+        if number == bad:
+            raise ValueError(f"item {number}")
+        ended.append(number)
+
+    with pytest.raises(ValueError, match=f"item {bad}"):
+        each(work, 2, 2)
+    assert ended == [1 - bad]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_does_not_wait_for_threads_that_are_not_there():
+    assert each(abs, 4, 2) == [0, 1, 2, 3]
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if each(abs, 4, 2) == [0, 1, 2, 3] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
