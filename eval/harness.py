@@ -21,6 +21,7 @@ from safetensors.torch import save as serialize
 
 import cml
 from cml.codecs.base import Codec
+from cml.codecs.cost import codec_cost
 from cml.codecs.factory import create_codec
 from cml.errors import CmlError
 from cml.files import write_atomic
@@ -318,6 +319,7 @@ def _result(
         train_ips=train_ips,
         psnr=None if finite is None or not len(finite) else float(finite.mean()),
         chance=task.chance,
+        codec_cost=codec_cost(condition.codec),
         settings=dict(condition.codec.spec.settings),
         context=context,
         environment=environment(),

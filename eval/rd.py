@@ -25,6 +25,7 @@ from torch import Tensor
 
 import cml
 from cml.codecs.base import Codec, to_uint8
+from cml.codecs.cost import codec_cost
 from cml.codecs.factory import create_codec, list_codecs, parse_operating_point
 from cml.codecs.rate import steering
 from cml.data.signals import find_images, read_image
@@ -107,8 +108,9 @@ def rd(
         perceptual: LPIPS and DISTS too, which takes seconds a picture and weights that are fetched once.
 
     Returns:
-        One row an operating point: means over the pictures, medians of the speeds. The attribute `failed` of the frame
-        holds a sentence for each measurement that failed, `notes` those on what is left out.
+        One row an operating point: means over the pictures, medians of the speeds, and the computed MACs a pixel. The
+        attribute `failed` of the frame holds a sentence for each measurement that failed, `notes` those on what is
+        left out.
 
     Raises:
         CmlError: something is wrong with the request; nothing has run then.
@@ -125,7 +127,10 @@ def rd(
         for key in keys[point.codec.spec.name].values()
         if key in known
     ]
+    costs = {point.codec.spec.name: codec_cost(point.codec) for point in plan.points}
     table = summarize(wanted, len(plan.images))
+    for name in ("encode_macs", "decode_macs"):
+        table[name] = [costs[point].get(name, math.nan) for point in table["point"]]
     table.attrs.update(failed=failed, notes=plan.notes)
     show = KODAK if (is_kodak(plan.sizes) if printed is None else printed) else ()
     request = rd_report.Request(

@@ -56,6 +56,7 @@ def summarize(results: Sequence[Result], run: Run) -> pd.DataFrame:
         for name in _SINGLE:
             values = pd.Series([getattr(member, name) for member in members], dtype=float)
             row[name] = values.mean()
+        row |= {f"codec_{name}": value for name, value in members[0].codec_cost.items()}
         if control is not None:
             gain = paired_bootstrap(outcomes[view, codec], control)
             row |= {"gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high}

@@ -50,6 +50,8 @@ class Result:
     """Mean over test items, dB, 8-bit range; None where nothing is reconstructed."""
     chance: float = 0.0
     """The main score of a model that has seen nothing."""
+    codec_cost: Mapping[str, float] = field(default_factory=dict)
+    """MACs a pixel and parameters of the codec's encoder and decoder, computed; empty for codecs of other libraries."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Every option of the codec in force, and its library's version."""
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -113,12 +113,17 @@ def config_of(codec: Codec) -> WaveletConfig | None:
     return replace(config, rdo=settings["rdo"], decoder=settings.get("decoder", config.decoder))
 
 
-def cost_cells(codec: Codec) -> list[str]:
-    """`cost_summary` of a codec as cells of a table with the columns `COST_COLUMNS`; empty ones without a config."""
+def codec_cost(codec: Codec) -> dict[str, float]:
+    """`cost_summary` of a codec; empty for one without a config, whose library does not say."""
     config = config_of(codec)
-    if config is None:
+    return {} if config is None else cost_summary(config)
+
+
+def cost_cells(codec: Codec) -> list[str]:
+    """`codec_cost` as cells of a table with the columns `COST_COLUMNS`; empty ones where there is none."""
+    summary = codec_cost(codec)
+    if not summary:
         return [""] * len(COST_COLUMNS)
-    summary = cost_summary(config)
     macs = [f"{summary[key]:.4g}" for key in ("encode_macs", "decode_macs")]
     return [*macs, *(f"{summary[key]:.0f}" for key in ("encode_parameters", "decode_parameters"))]
 
