@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -171,6 +172,27 @@ def test_strided_signals_are_read_as_they_are():
     assert torch.equal(codec.encode(x.permute(1, 2, 0).contiguous().permute(2, 0, 1)).symbols, symbols)
     flipped = x.numpy()[:, ::-1]
     assert torch.equal(codec.encode(flipped).symbols, codec.encode(np.ascontiguousarray(flipped)).symbols)
+
+
+def test_signals_that_require_a_gradient_are_encoded():
+    codec, x = linear_codec(2, 3, 3, 12), signal((3, 40, 50), torch.float32)
+    assert torch.equal(codec.encode(x.clone().requires_grad_()).symbols, codec.encode(x).symbols)
+
+
+def test_many_threads_at_once_with_different_steps_and_types():
+    codec = linear_codec(2, 3, 3, 12)
+    x = signal((3, 48, 80), torch.uint8)
+    latents = [codec.at(0.05 * (k + 1)).encode(x) for k in range(4)]
+    samples = [codec.decode(latent) for latent in latents]
+    inputs = [x, to_unit(x)]
+    symbols = [codec.encode(one).symbols for one in inputs]
+
+    def work(number: int) -> bool:
+        same = torch.equal(codec.decode(latents[number % 4]), samples[number % 4])
+        return same and torch.equal(codec.encode(inputs[number % 2]).symbols, symbols[number % 2])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(work, range(200)))
 
 
 def test_new_weights_are_seen():

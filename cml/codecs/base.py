@@ -232,6 +232,7 @@ def admit_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
             f"{spec.name} takes {takes} channel(s), the signal has {x.shape[0]}: its shape must be (C, *spatial); "
             "choose another codec (cml list) or convert the signal."
         )
+    x = x.detach()
     if x.dtype in (torch.uint8, torch.uint16):
         return x, 8 * x.element_size()
     if not x.is_floating_point():

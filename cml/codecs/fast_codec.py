@@ -141,9 +141,11 @@ class Fast:
     ) -> Product:
         """What was made last, unless it was of other weights or for another operating point."""
         state = (*point, *((p.data_ptr(), p._version) for p in (part.weight, part.bias)))
-        if name not in self._kept or self._kept[name][0] != state:
-            self._kept[name] = state, make(part.weight.detach().numpy(), part.bias.detach().numpy())
-        return self._kept[name][1]
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != state:
+            # Returned as it was made here: another thread may keep that of another operating point meanwhile.
+            kept = self._kept[name] = state, make(part.weight.detach().numpy(), part.bias.detach().numpy())
+        return kept[1]
 
 
 def symbols_too_large(step: float, peak: float) -> CodecError:
