@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -177,6 +178,14 @@ def test_strided_signals_are_read_as_they_are():
 def test_signals_that_require_a_gradient_are_encoded():
     codec, x = linear_codec(2, 3, 3, 12), signal((3, 40, 50), torch.float32)
     assert torch.equal(codec.encode(x.clone().requires_grad_()).symbols, codec.encode(x).symbols)
+
+
+def test_symbols_of_another_shape_are_refused():
+    codec = linear_codec(2, 3, 3, 12)
+    latent = codec.encode(signal((3, 40, 50), torch.uint8))
+    for symbols in (latent.symbols[:, :-1], latent.symbols[:0], torch.zeros(12, 50, 50, dtype=torch.int8)):
+        with pytest.raises(CodecError, match="are not those of a signal"):
+            codec.decode(replace(latent, symbols=symbols))
 
 
 def test_many_threads_at_once_with_different_steps_and_types():

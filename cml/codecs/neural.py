@@ -222,6 +222,12 @@ class WaveletCodec(nn.Module, Codec):
                 f"This latent was made by codec {latent.codec_id}, not by {self.spec.name} ({self.codec_id})."
             )
         size = latent.original_shape[1:]
+        channels, *grid = latent.symbols.shape
+        if tuple(grid) != grid_shape(size, 2**self.config.levels) or not 1 <= channels <= self.config.latent_channels:
+            raise CodecError(
+                f"Symbols of shape {tuple(latent.symbols.shape)} are not those of a signal {latent.original_shape} of "
+                f"{self.spec.name}; decode latents as `encode` or `unpack` made them."
+            )
         if self._fast.decodes and self._device.type == "cpu":
             return self._fast.samples(latent.symbols, latent.step, size)
         stripes = self._stripes(latent)
