@@ -162,7 +162,9 @@ def make_plan(
     notes: list[str] = []
     names = list(dict.fromkeys(codecs if codecs is not None else DEFAULT_CODECS))
     ours: list[Subject] = [Ours(name, threads[0]) for name in names]
-    threaded: list[Subject] = [Ours(name, count) for count in dict.fromkeys(threads[1:]) for name in names]
+    threaded: list[Subject] = [
+        Ours(name, count) for count in dict.fromkeys(threads) if count != threads[0] for name in names
+    ]
     photos = read_photos(data)
     rivals: list[Subject] = []
     for name in RIVALS:

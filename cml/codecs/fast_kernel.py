@@ -9,7 +9,7 @@ See `fast_lifting` for cells, phases and the ring.
 import numpy as np
 from numba import njit
 
-from cml.codecs import fast_lifting, simd
+from cml.codecs import fast_lifting, simd, wavelet
 from cml.codecs.compiled import announced
 from cml.codecs.fast_lifting import DELAY, GUARD, OPTIONS, RING, split_lines, stream
 from cml.codecs.simd import LANES, deal8, deal16, load, multiply_add, prefetch, splat, store, weave8, weave16
@@ -137,7 +137,7 @@ def take(x, room, ring, plane, channel, where, levels):
     _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 0)
 
 
-@announced("the encoder of pictures and sound (ten seconds)", fast_lifting, simd)
+@announced("the encoder of pictures and sound (ten seconds)", fast_lifting, simd, wavelet)
 @njit(cache=True, **OPTIONS)
 def analyse(x, room, ring, where, levels, weights, bias, out):
     """Latents of a tile of a picture; sound is a picture of one row.
@@ -207,7 +207,7 @@ def give(x, ring, plane, channel, where, levels):
                 _unload(x[plane, line], (left + inner) * across, ring, block + k * pitch, hop, across, inner, outer)
 
 
-@announced("the linear decoder of pictures and sound (ten seconds)", fast_lifting, simd)
+@announced("the linear decoder of pictures and sound (ten seconds)", fast_lifting, simd, wavelet)
 @njit(cache=True, **OPTIONS)
 def synthesise(x, latents, symbols, ring, where, levels, weights, bias):
     """Samples of a tile of a picture, or of sound, from symbols.
@@ -216,7 +216,7 @@ def synthesise(x, latents, symbols, ring, where, levels, weights, bias):
         x: float32 (C, rows, W), rows of the picture from number `where[0]` on; filled where the tile is.
         latents: float32 room for (c, cells to a multiple of WIDTH).
         symbols: (c, cells of rows, cells), all of the picture.
-        ring: float32 room for C * F * RING * F rows, BLOCK more, and GUARD.
+        ring: float32 room for C * F + BLOCK phases of RING * F rows each, and GUARD.
         where: first row of x; first and last cell of rows to stream; first cell of rows to write, and how many; first
             cell of columns of the tile, how many, and the first and last of them to write.
         levels: of the rows' axis and of the columns'.

@@ -3,6 +3,7 @@
 import numpy as np
 from numba import njit
 
+from cml.codecs import rdo
 from cml.codecs.compiled import announced
 from cml.codecs.rdo import LARGEST, LEAST
 
@@ -50,7 +51,7 @@ def _round_nearest(line, v):
     return peak
 
 
-@announced("the quantizer")
+@announced("the quantizer (seconds)", rdo)
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def quantize(v, width, inner, symbols, where, strength):
     """Round a tile of latents, in units of the step; returns the largest magnitude, perhaps more than symbols hold.

@@ -6,14 +6,14 @@ slices --`fast_kernel.take`--> packets of each slice, in a ring of the last six 
 
 from numba import njit
 
-from cml.codecs import fast_kernel, fast_lifting, simd
+from cml.codecs import fast_kernel, fast_lifting, simd, wavelet
 from cml.codecs.compiled import announced
 from cml.codecs.fast_kernel import BLOCK, WIDTH, give, project, project_line, spread, take
 from cml.codecs.fast_lifting import DELAY, GUARD, OPTIONS, RING, stream
 from cml.codecs.simd import LANES
 
 
-@announced("the encoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd)
+@announced("the encoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd, wavelet)
 @njit(cache=True, **OPTIONS)
 def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, out):
     """Latents of a tile of a volume, all of its slices, channel after channel.
@@ -64,7 +64,7 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
                             )  # fmt: skip
 
 
-@announced("the linear decoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd)
+@announced("the linear decoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd, wavelet)
 @njit(cache=True, **OPTIONS)
 def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, weights, bias):
     """Samples of a tile of a volume from symbols, channel after channel.

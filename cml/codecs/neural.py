@@ -159,9 +159,8 @@ class WaveletCodec(nn.Module, Codec):
 
     def _latent(self, symbols: Tensor, shape: tuple[int, ...], step: float) -> Latent:
         mean, std = self._statistics
-        if len(symbols) < len(mean):
-            mean, std = mean[: len(symbols)], std[: len(symbols)]
-        return Latent(symbols, shape, self.codec_id, step, mean, std)
+        count = len(symbols)
+        return Latent(symbols, shape, self.codec_id, step, mean[:count].clone(), std[:count].clone())
 
     @property
     def _device(self) -> torch.device:
@@ -171,12 +170,13 @@ class WaveletCodec(nn.Module, Codec):
         return admit_signal(x, spec)
 
     def _symbols(self, x: Tensor) -> Tensor:
-        fast = self._fast if self._device.type == "cpu" and not x.is_cuda else None
+        fast = self._fast if self._device.type == "cpu" else None
+        x = x.to(self._device)
         if fast and fast.quantizes:
             return fast.symbols(x, self.step, self.channels, self.rdo)
         if fast and fast.encodes:
             return self.quantize(self.quantizer.compand(fast.latents(x)))[0]
-        return self.quantize(self.analysis(to_unit(x)[None].to(self._device)))[0].cpu()
+        return self.quantize(self.analysis(to_unit(x)[None]))[0].cpu()
 
     def _encode(self, x: Tensor) -> Latent:
         return self._pair(self._symbols(x), tuple(x.shape))
@@ -221,7 +221,10 @@ class WaveletCodec(nn.Module, Codec):
             raise CodecError(
                 f"This latent was made by codec {latent.codec_id}, not by {self.spec.name} ({self.codec_id})."
             )
+        latent = replace(latent, symbols=latent.symbols.detach().cpu())
         size = latent.original_shape[1:]
+        if latent.symbols.dtype not in (torch.int8, torch.int16):
+            raise CodecError(f"Symbols are int8 or int16, not {latent.symbols.dtype}; decode what `encode` made.")
         channels, *grid = latent.symbols.shape
         if tuple(grid) != grid_shape(size, 2**self.config.levels) or not 1 <= channels <= self.config.latent_channels:
             raise CodecError(
@@ -281,10 +284,12 @@ class WaveletCodec(nn.Module, Codec):
         hub.save(folder, config, dict(self.state_dict()), card)
 
 
+_FINEST = 1e-30  # step, with which weights divided by it are still numbers
+
+
 def _check_step(step: float) -> float:
-    usable = isinstance(step, (int, float)) and 0 < step <= float(np.finfo(np.float32).max) and np.float32(step) > 0
-    if not usable:
-        raise CodecError(f"The quantization step must be a positive number, not {step!r}.")
+    if not (isinstance(step, (int, float)) and _FINEST <= step <= 1 / _FINEST):
+        raise CodecError(f"The quantization step must be a positive number, {_FINEST} or more, not {step!r}.")
     return float(step)
 
 
