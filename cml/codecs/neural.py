@@ -268,6 +268,8 @@ class WaveletCodec(nn.Module, Codec):
             )
         if len(container.shape) != self.config.ndim + 1 or container.shape[0] != self.config.channels:
             raise BitstreamError(f"The container's shape {container.shape} is not a signal of {self._name}.")
+        if not 0 < container.parameter < float("inf"):
+            raise BitstreamError(f"The container's step is {container.parameter}, which no codec writes.")
         if not 1 <= container.channels <= self.config.latent_channels:
             raise BitstreamError(f"The container holds {container.channels} channels; {self._name} makes no such.")
         shape = (container.channels, *grid_shape(container.shape[1:], 2**self.config.levels))
