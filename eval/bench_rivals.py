@@ -9,6 +9,7 @@ import importlib
 import io
 import math
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -73,13 +74,13 @@ class _SymbolsAsWebP(_Learned):
     module: Any
     latents: int
 
+    @abstractmethod
     def symbols(self, source: Tensor) -> Tensor:
         """uint8 (3, H, W) to rounded symbols (1, c, *grid)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def network(self, symbols: Tensor) -> Tensor:
-        """Symbols to samples (1, 3, H, W), with the padding."""
-        raise NotImplementedError
+        """Symbols to samples (1, 3, H, W)."""
 
     def encode(self, source: Tensor) -> bytes:
         return self._container(self.symbols(source))

@@ -1,7 +1,6 @@
 """The compiled path against the reference: symbols, samples, tiles, threads, rows, memory."""
 
-import subprocess
-import sys
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -11,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT, photo
+from memory import peak_megabytes
 
 import cml
-from cml.codecs import fast, fast_weights
+from cml.codecs import fast, fast_codec, fast_weights
 from cml.codecs.architecture import WaveletConfig
 from cml.codecs.base import to_unit
 from cml.codecs.neural import WaveletCodec
@@ -130,18 +130,21 @@ def test_symbols_widen_and_never_wrap():
 def test_neither_threads_nor_tiles_change_a_bit(monkeypatch):
     codec, x = linear_codec(2, 3, 3, 12), signal((3, 400, 700), torch.uint8)
     volume, y = linear_codec(3, 1, 2, 8), signal((1, 50, 60, 70), torch.uint8)
-    whole, deep = codec.encode(x), volume.encode(y)
+    companded = linear_codec(2, 3, 3, 12, quantizer="gaussian", decoder="residual", decoder_width=32)
+    whole, deep, curved = codec.encode(x), volume.encode(y), companded.encode(x)
     samples, slices = codec.decode(whole), volume.decode(deep)
     for threads, columns, lines in ((1, 30, 7), (2, 128, 512), (3, 41, 20)):
         monkeypatch.setattr(fast, "_COLUMNS", columns)
         monkeypatch.setattr(fast, "_LINES", lines)
         monkeypatch.setattr(fast, "_VOLUME_COLUMNS", columns // 3)
         monkeypatch.setattr(fast, "_VOLUME_FLOATS", 1 << 18)
+        monkeypatch.setattr(fast_codec, "_SLAB_FLOATS", columns * 300)
         torch.set_num_threads(threads)
         try:
             assert torch.equal(codec.encode(x).symbols, whole.symbols)
             assert torch.equal(codec.decode(whole), samples)
             assert torch.equal(volume.encode(y).symbols, deep.symbols)
+            assert torch.equal(companded.encode(x).symbols, curved.symbols)
             assert torch.equal(volume.decode(deep), slices)
         finally:
             torch.set_num_threads(1)
@@ -248,39 +251,36 @@ def test_the_product_undoes_the_gains():
     assert np.allclose(weights[chosen] * inverse[chosen], 1)
 
 
-def test_memory_is_flat():
-    """36 megapixels, an hour of sound at 8 kHz, and a volume, each within 100 MB beyond what goes in and out."""
-    code = """
+_WORK = """
 import sys
-import numpy as np, torch
-sys.path.insert(0, sys.argv[1])
+import numpy as np
+import torch
+sys.path.insert(0, {tests!r})
 from test_fast import linear_codec
+
 torch.set_num_threads(1)
-
-def peak():
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
-
-cases = [
-    (linear_codec(2, 3, 3, 12), (3, 6000, 6000), (3, 64, 64), np.uint8),
-    (linear_codec(1, 1, 8, 16), (1, 3600 * 8000), (1, 5000), np.float32),
-    (linear_codec(3, 1, 3, 8), (1, 80, 512, 512), (1, 9, 9, 9), np.uint8),
-]
-for codec, shape, small, dtype in cases:
-    codec.decompress(codec.compress(np.zeros(small, dtype)))
-    x = np.zeros(shape, dtype)
-    x[..., ::7] = 1
-    before = peak()
-    blob = codec.compress(x)
-    middle = peak()
-    x_hat = codec.decompress(blob)
-    samples = x_hat.numel() * 4 // 2**20
-    print(middle - before, peak() - middle - samples)
-    del x, x_hat
+codec = linear_codec({codec})
+codec.decompress(codec.compress(np.zeros({small}, np.{dtype})))
+x = np.zeros({shape}, np.{dtype})
+x[..., ::7] = 1
+blob = codec.compress(x) if {decode} else b""
+with measured():
+    out = codec.decompress(blob) if {decode} else codec.compress(x)
 """
-    if sys.platform != "linux":
-        pytest.skip("reads the peak memory of a process from /proc")
-    run = [sys.executable, "-c", code, str(ROOT / "tests")]
-    out = subprocess.run(run, check=True, capture_output=True, text=True).stdout
-    for line in out.splitlines():
-        assert all(int(number) < 100 for number in line.split()), out
-    assert len(out.splitlines()) == 3
+
+
+@pytest.mark.parametrize("decode", [False, True])
+@pytest.mark.parametrize(
+    "codec, shape, small, dtype, most",
+    [
+        ("2, 3, 3, 12", (3, 6000, 6000), (3, 64, 64), "uint8", 100),
+        ("2, 3, 4, 192", (3, 4000, 4000), (3, 64, 64), "uint8", 100),
+        ("1, 1, 8, 16", (1, 3600 * 8000), (1, 5000), "float32", 100),
+        ("3, 1, 3, 8", (1, 80, 512, 512), (1, 9, 9, 9), "uint8", 100),
+        ("3, 1, 2, 16", (1, 200, 512, 512), (1, 9, 9, 9), "uint8", 160),
+    ],
+)
+def test_memory_is_flat(codec, shape, small, dtype, most, decode):
+    """Pictures, an hour of sound at 8 kHz, and volumes: `most` megabytes beyond what goes in and out."""
+    code = _WORK.format(codec=codec, shape=shape, small=small, dtype=dtype, decode=decode, tests=str(ROOT / "tests"))
+    assert peak_megabytes(code) - (4 * math.prod(shape) / 1e6 if decode else 0) < most

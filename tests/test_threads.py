@@ -2,10 +2,12 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
 
 import pytest
 
-from cml.codecs.threads import each
+from cml.codecs.threads import _Crew, each
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -40,6 +42,22 @@ def test_errors_come_through_when_all_have_ended(bad):
     with pytest.raises(ValueError, match=f"item {bad}"):
         each(work, 2, 2)
     assert ended == [1 - bad]
+
+
+def test_the_crew_grows_to_the_largest_number_asked_for_and_no_further():
+    crew, ran = _Crew(), SimpleQueue()
+    for times in (3, 5, 2, 4, 5):
+        crew.call(lambda: ran.put(threading.current_thread()), times)
+    assert len({ran.get(timeout=20) for _ in range(19)}) <= 5
+    together = threading.Barrier(5, timeout=20)
+    crew.call(lambda: ran.put(together.wait()), 5)
+    assert sorted(ran.get(timeout=20) for _ in range(5)) == [0, 1, 2, 3, 4]
+
+
+def test_many_callers_at_once():
+    with ThreadPoolExecutor(6) as pool:
+        sums = list(pool.map(lambda start: sum(each(lambda k: start + k, 9, 3)), range(300)))
+    assert sums == [9 * start + 36 for start in range(300)]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -214,7 +214,9 @@ def to_unit(x: Tensor) -> Tensor:
 
 def admit_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
     """A signal as uint8, uint16, or float32 in [-1, 1], with its bits a sample, or one sentence on what is wrong."""
-    x = torch.from_numpy(np.ascontiguousarray(x)) if isinstance(x, np.ndarray) else x
+    if isinstance(x, np.ndarray):
+        # Torch has no negative strides; others, as of a transposed picture, need no copy of all of it.
+        x = torch.from_numpy(np.ascontiguousarray(x) if min(x.strides, default=0) < 0 else x)
     if not isinstance(x, Tensor):
         raise CodecError(
             f"A signal is a tensor (channels, *spatial), not {type(x).__name__}; cml.read_image makes one."

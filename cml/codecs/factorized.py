@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from cml.codecs.layers import GroupNorm, convolution
 
 # Power law that brings wavelet packets of a [-1, 1] signal, heavy-tailed, to a range that a network handles.
-_POWER, _OFFSET, _SCALE = 0.4, 0.1, 12.8
+POWER, OFFSET, SCALE = 0.4, 0.1, 12.8
 
 
 def compand_packets(packets: Tensor) -> Tensor:
     """12.8 sign(x) ((|x| + 0.1)^0.4 - 0.1^0.4)."""
-    return _SCALE * packets.sign() * ((packets.abs() + _OFFSET) ** _POWER - _OFFSET**_POWER)
+    return SCALE * packets.sign() * ((packets.abs() + OFFSET) ** POWER - OFFSET**POWER)
 
 
 def expand_packets(companded: Tensor) -> Tensor:
     """The inverse of `compand_packets`."""
-    magnitude = (companded.abs() / _SCALE + _OFFSET**_POWER) ** (1 / _POWER) - _OFFSET
+    magnitude = (companded.abs() / SCALE + OFFSET**POWER) ** (1 / POWER) - OFFSET
     return companded.sign() * magnitude
 
 

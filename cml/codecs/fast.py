@@ -30,10 +30,11 @@ _Result = TypeVar("_Result")
 
 REACH = kernel.DELAY + 1  # cells around a tile that its symbols depend on, by the filters and by the rounding
 
-_COLUMNS = 272  # cells of a tile of pictures and sound, whose ring is in the caches; more than it has cells to spare
-_LINES = 512
+# The largest tiles: in columns and lines of cells, so many that what lies around them is a small part of the work, and
+# in floats of what a thread holds of one.
+_COLUMNS, _LINES = 272, 512
 _VOLUME_COLUMNS = 64
-_VOLUME_FLOATS = 1 << 23  # of the ring of slices of one tile
+_LATENT_FLOATS, _VOLUME_FLOATS = 1 << 22, 1 << 23
 
 
 class _Scratch(threading.local):
@@ -64,35 +65,50 @@ class _Span:
     end: int
 
     @property
-    def inner(self) -> int:
-        return self.start - self.begin
+    def size(self) -> int:
+        """Cells that are computed."""
+        return self.end - self.begin
+
+    @property
+    def inner(self) -> slice:
+        """Those of them that are wanted."""
+        return slice(self.start - self.begin, self.stop - self.begin)
+
+    @property
+    def pitch(self) -> int:
+        """Columns of a row of a ring, where this is the last axis."""
+        return math.ceil(self.size / kernel.LANES) * kernel.LANES + kernel.GUARD
+
+    @property
+    def wide(self) -> int:
+        """Columns of a row of latents."""
+        return math.ceil(self.size / kernel.WIDTH) * kernel.WIDTH
 
 
-def _spans(cells: int, core: int, parts: int, reach: int) -> list[_Span]:
-    """An axis in equal spans of at most `core` cells, at least `parts` if there are as many cells."""
-    number = min(max(math.ceil(cells / core), parts), cells)
-    edges = [cells * k // number for k in range(number + 1)]
+def _spans(wanted: tuple[int, int], cells: int, core: int, parts: int, reach: int) -> list[_Span]:
+    """Cells low ... high of an axis in equal spans of at most `core`, at least `parts` if there are as many."""
+    low, high = wanted
+    number = min(max(math.ceil((high - low) / core), parts), high - low)
+    edges = [low + (high - low) * k // number for k in range(number + 1)]
     return [_Span(start, stop, max(0, start - reach), min(cells, stop + reach)) for start, stop in pairwise(edges)]
 
 
 def _columns(cells: int, core: int, reach: int) -> list[_Span]:
-    """Spans whose width with its surroundings is at most `core`."""
-    return _spans(cells, core if cells <= core else core - 2 * reach, 1, reach)
+    """All of an axis in spans whose size with their surroundings is at most `core`."""
+    return _spans((0, cells), cells, core if cells <= core else core - 2 * reach, 1, reach)
+
+
+def _tiles(wanted: tuple[int, int], rows: int, columns: int, c: int, reach: int) -> list[tuple[_Span, _Span]]:
+    """Lines low ... high of a grid in tiles, as many as there are threads if there are as many lines."""
+    across = _columns(columns, _COLUMNS, reach)
+    core = min(_LINES, max(_LATENT_FLOATS // (c * across[0].wide), 2 * reach))
+    down = _spans(wanted, rows, core, -(-torch.get_num_threads() // len(across)), reach)
+    return [(vertical, horizontal) for vertical in down for horizontal in across]
 
 
 def _each(work: Callable[..., _Result], tiles: Sequence[tuple[_Span, ...]]) -> list[_Result]:
     """Work on all tiles, over as many threads as torch uses."""
     return each(lambda number: work(*tiles[number]), len(tiles), torch.get_num_threads())
-
-
-def _wide(span: _Span) -> int:
-    """Columns of a row of latents."""
-    return math.ceil((span.end - span.begin) / kernel.WIDTH) * kernel.WIDTH
-
-
-def _pitch(span: _Span) -> int:
-    """Columns of a row of a ring."""
-    return math.ceil((span.end - span.begin) / kernel.LANES) * kernel.LANES + kernel.GUARD
 
 
 def _room(x: np.ndarray, levels: int) -> np.ndarray:
@@ -105,114 +121,113 @@ def encode(
     product: Product,
     symbols: np.ndarray,
     rdo: float,
-    window: tuple[int, int] = (0, 0),
-    lines: tuple[int, int] | None = None,
+    window: tuple[int, int],
+    lines: tuple[int, int],
 ) -> int:
     """Symbols of a picture, or of sound as a picture of one row.
 
     Args:
-        x: (C, rows, W), rows of the picture from `window[0]` on; `window[1]` is the picture's height, 0 for that of x.
+        x: (C, rows, W), rows of the picture from `window[0]` on; `window[1]` is the picture's height.
         config: of the codec, of one or two axes.
         product: of `analysis_product`, in units of the step.
         symbols: int8 or int16 (c, *grid as of a picture), filled.
         rdo: strength of rate-distortion optimised quantization.
-        lines: first and last line of cells to fill; None for all. x has what lies within REACH cells of them.
+        lines: first and last line of cells to fill. x has what lies within REACH cells of them.
 
     Returns:
         The largest magnitude; where it is past what `symbols` can hold, they are wrong.
     """
-    first, height = window[0], window[1] or x.shape[1]
-    levels = (config.levels if config.ndim == 2 else 0, config.levels)
+    levels = _levels(config)
     phases = x.shape[0] << levels[1]
     _, rows, columns = symbols.shape
-    low, high = lines or (0, rows)
     margin = int(rdo > 0)
-    across = _columns(columns, _COLUMNS, kernel.DELAY + margin)
-    down = _spans(high - low, _LINES, -(-torch.get_num_threads() // len(across)), 0)
 
-    def work(vertical: _Span, horizontal: _Span) -> int:
-        start, stop = low + vertical.start, low + vertical.stop
-        top, bottom = max(0, start - margin), min(rows, stop + margin)
-        begin, end = max(0, top - kernel.DELAY), min(rows, bottom + kernel.DELAY)
-        cells, wide = horizontal.end - horizontal.begin, _wide(horizontal)
-        ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * _pitch(horizontal) + kernel.GUARD)
-        out = _scratch.floats("latents", product.bias.size * (bottom - top) * wide)
-        kernel.analyse(
-            x, _room(x, levels[1]), ring, (first, height, begin, end, top, bottom - top, horizontal.begin, cells),
-            levels, product.weights, product.bias, out,
-        )  # fmt: skip
-        latents = out.reshape(product.bias.size, bottom - top, wide)
-        where = (start, horizontal.start, stop - start, horizontal.stop - horizontal.start)
-        return int(quantize(latents, cells, (start - top, horizontal.inner), symbols, where, np.float32(rdo / 12)))
+    def work(down: _Span, across: _Span) -> int:
+        top, bottom = max(0, down.start - margin), min(rows, down.stop + margin)
+        ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * across.pitch + kernel.GUARD)
+        out = _scratch.floats("latents", product.bias.size * (bottom - top) * across.wide)
+        place = (*window, down.begin, down.end, top, bottom - top, across.begin, across.size)
+        kernel.analyse(x, _room(x, levels[1]), ring, place, levels, product.weights, product.bias, out)
+        latents = out.reshape(product.bias.size, bottom - top, across.wide)
+        where = (down.start, across.start, down.stop - down.start, across.stop - across.start)
+        inner = (down.start - top, across.inner.start)
+        return int(quantize(latents, across.size, inner, symbols, where, np.float32(rdo / 12)))
 
-    return max(_each(work, [(v, h) for v in down for h in across]))
+    return max(_each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY + margin)))
 
 
-def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int) -> np.ndarray:
-    """Latents of a signal (C, *spatial), one to three axes, not quantized: float32 (c, *grid)."""
+def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int, lines: tuple[int, int]) -> np.ndarray:
+    """Latents of a signal (C, *spatial), one to three axes, not quantized.
+
+    Args:
+        x: the signal.
+        config: of the codec.
+        product: of `analysis_product`.
+        c: how many latents there are.
+        lines: first and last cell of the first axis that are wanted; of sound, which has one axis, (0, 1) for all.
+
+    Returns:
+        float32 (c, *grid), of the grid those lines.
+    """
     grid = grid_shape(x.shape[1:], 2**config.levels)
     if config.ndim == 3:
-        return _analyse_volume(x, config, product, c, grid)
-    flat = x if config.ndim == 2 else x[:, None]
-    levels = (config.levels if config.ndim == 2 else 0, config.levels)
+        return _analyse_volume(x, config, product, c, grid, lines)
+    flat, levels = x if config.ndim == 2 else x[:, None], _levels(config)
     rows, columns = grid if config.ndim == 2 else (1, *grid)
-    out = np.empty((c, rows, columns), np.float32)
-    across = _columns(columns, _COLUMNS, kernel.DELAY)
-    down = _spans(rows, _LINES, -(-torch.get_num_threads() // len(across)), kernel.DELAY)
+    out = np.empty((c, lines[1] - lines[0], columns), np.float32)
 
-    def work(vertical: _Span, horizontal: _Span) -> None:
-        lines, cells, wide = vertical.stop - vertical.start, horizontal.end - horizontal.begin, _wide(horizontal)
-        ring = _scratch.floats(
-            "ring", (len(x) << levels[1]) * (kernel.RING << levels[0]) * _pitch(horizontal) + kernel.GUARD
-        )
-        latents = _scratch.floats("latents", product.bias.size * lines * wide)
-        where = (0, flat.shape[1], vertical.begin, vertical.end, vertical.start, lines, horizontal.begin, cells)
-        kernel.analyse(flat, _room(x, levels[1]), ring, where, levels, product.weights, product.bias, latents)
-        _place(out, latents.reshape(-1, lines, wide), (vertical,), horizontal)
+    def work(down: _Span, across: _Span) -> None:
+        count = down.stop - down.start
+        ring = _scratch.floats("ring", (len(x) << levels[1]) * (kernel.RING << levels[0]) * across.pitch + kernel.GUARD)
+        latents = _scratch.floats("latents", product.bias.size * count * across.wide)
+        place = (0, flat.shape[1], down.begin, down.end, down.start, count, across.begin, across.size)
+        kernel.analyse(flat, _room(x, levels[1]), ring, place, levels, product.weights, product.bias, latents)
+        tile = latents.reshape(-1, count, across.wide)[:c, :, across.inner]
+        out[:, down.start - lines[0] : down.stop - lines[0], across.start : across.stop] = tile
 
-    _each(work, [(v, h) for v in down for h in across])
-    return out.reshape(c, *grid)
+    _each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY))
+    return out if config.ndim == 2 else out[:, 0]
 
 
-def _place(out: np.ndarray, latents: np.ndarray, lines: tuple[_Span, ...], columns: _Span) -> None:
-    width = columns.stop - columns.start
-    target = (slice(None), *(slice(span.start, span.stop) for span in (*lines, columns)))
-    out[target] = latents[: len(out), ..., columns.inner : columns.inner + width]
+def _levels(config: WaveletConfig) -> tuple[int, int]:
+    """Of the rows' axis, which sound has not, and of the columns'."""
+    return config.levels if config.ndim == 2 else 0, config.levels
 
 
-def _volume_tiles(grid: tuple[int, ...], levels: int) -> list[tuple[_Span, _Span, _Span]]:
+def _volume_tiles(wanted: tuple[int, int], grid: tuple[int, ...], levels: int) -> list[tuple[_Span, _Span, _Span]]:
     """Tiles that take all rows of a volume or as many as their memory allows, and all slices or one part a thread."""
     across = _columns(grid[2], _VOLUME_COLUMNS, kernel.DELAY)
-    line = (kernel.RING << 3 * levels) * _pitch(across[0])
+    line = (kernel.RING << 3 * levels) * across[0].pitch
     core = max(_VOLUME_FLOATS // line, 1 + 2 * kernel.DELAY)
     down = _columns(grid[1], core, kernel.DELAY)
-    deep = _spans(grid[0], grid[0], -(-torch.get_num_threads() // (len(across) * len(down))), kernel.DELAY)
+    parts = -(-torch.get_num_threads() // (len(across) * len(down)))
+    deep = _spans(wanted, grid[0], grid[0], parts, kernel.DELAY)
     return [(d, v, h) for d in deep for v in down for h in across]
 
 
 def _analyse_volume(
-    x: np.ndarray, config: WaveletConfig, product: Product, c: int, grid: tuple[int, ...]
+    x: np.ndarray, config: WaveletConfig, product: Product, c: int, grid: tuple[int, ...], wanted: tuple[int, int]
 ) -> np.ndarray:
     phases = 2**config.levels
-    out = np.empty((c, *grid), np.float32)
+    out = np.empty((c, wanted[1] - wanted[0], *grid[1:]), np.float32)
     slices, height, width = x.shape[1:]
     flat = x.reshape(-1, height, width)
 
-    def work(deep: _Span, vertical: _Span, horizontal: _Span) -> None:
-        sheets, lines = deep.stop - deep.start, vertical.stop - vertical.start
-        cells, wide = horizontal.end - horizontal.begin, _wide(horizontal)
-        pitch = _pitch(horizontal)
-        ring = _scratch.floats("ring", phases * kernel.RING * phases * pitch + kernel.GUARD)
-        store = _scratch.floats("slices", kernel.RING * phases * lines * phases**2 * pitch)
-        latents = _scratch.floats("latents", product.bias.size * sheets * lines * wide)
+    def work(deep: _Span, down: _Span, across: _Span) -> None:
+        sheets, lines = deep.stop - deep.start, down.stop - down.start
+        ring = _scratch.floats("ring", phases * kernel.RING * phases * across.pitch + kernel.GUARD)
+        store = _scratch.floats("slices", kernel.RING * phases * lines * phases**2 * across.pitch)
+        latents = _scratch.floats("latents", product.bias.size * sheets * lines * across.wide)
         volume.analyse_volume(
             flat, _room(x, config.levels), ring, store,
-            (0, height, vertical.begin, vertical.end, vertical.start, lines, horizontal.begin, cells),
+            (0, height, down.begin, down.end, down.start, lines, across.begin, across.size),
             (slices, deep.begin, deep.end, deep.start, sheets), config.levels, product.weights, product.bias, latents,
         )  # fmt: skip
-        _place(out, latents.reshape(-1, sheets, lines, wide), (deep, vertical), horizontal)
+        tile = latents.reshape(-1, sheets, lines, across.wide)[:c, ..., across.inner]
+        depth = slice(deep.start - wanted[0], deep.stop - wanted[0])
+        out[:, depth, down.start : down.stop, across.start : across.stop] = tile
 
-    _each(work, _volume_tiles(grid, config.levels))
+    _each(work, _volume_tiles(wanted, grid, config.levels))
     return out
 
 
@@ -236,27 +251,22 @@ def synthesise(
         _synthesise_volume(symbols, config, product, out)
         return
     flat, grid = (out, symbols) if config.ndim == 2 else (out[:, None], symbols[:, None])
-    levels = (config.levels if config.ndim == 2 else 0, config.levels)
+    levels = _levels(config)
     c, rows, columns = grid.shape
-    low, high = lines or (0, rows)
-    across = _columns(columns, _COLUMNS, kernel.DELAY)
-    down = _spans(high - low, _LINES, -(-torch.get_num_threads() // len(across)), 0)
+    wanted = lines or (0, rows)
 
-    def work(vertical: _Span, horizontal: _Span) -> None:
-        start, stop = low + vertical.start, low + vertical.stop
-        begin, end = max(0, start - kernel.DELAY), min(rows, stop + kernel.DELAY)
-        pitch = _pitch(horizontal)
-        ring = _scratch.floats(
-            "ring", ((len(flat) << levels[1]) + kernel.BLOCK) * (kernel.RING << levels[0]) * pitch + kernel.GUARD
-        )
-        latents = _scratch.floats("latents", c * _wide(horizontal))
-        where = (
-            low << levels[0], begin, end, start, stop - start, horizontal.begin, horizontal.end - horizontal.begin,
-            horizontal.inner, horizontal.inner + horizontal.stop - horizontal.start,
+    def work(down: _Span, across: _Span) -> None:
+        phases = (len(flat) << levels[1]) + kernel.BLOCK
+        ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * across.pitch + kernel.GUARD)
+        latents = _scratch.floats("latents", c * across.wide)
+        place = (
+            wanted[0] << levels[0], down.begin, down.end, down.start, down.stop - down.start, across.begin, across.size,
+            across.inner.start, across.inner.stop,
         )  # fmt: skip
-        kernel.synthesise(flat, latents, grid, ring, where, levels, product.weights, product.bias)
+        kernel.synthesise(flat, latents, grid, ring, place, levels, product.weights, product.bias)
 
-    _each(work, [(v, h) for v in down for h in across])
+    # A tile holds one line of latents at a time, whatever its height.
+    _each(work, _tiles(wanted, rows, columns, 1, kernel.DELAY))
 
 
 def _synthesise_volume(symbols: np.ndarray, config: WaveletConfig, product: Product, out: np.ndarray) -> None:
@@ -265,20 +275,18 @@ def _synthesise_volume(symbols: np.ndarray, config: WaveletConfig, product: Prod
     slices, height, width = out.shape[1:]
     flat = out.reshape(-1, height, width)
 
-    def work(deep: _Span, vertical: _Span, horizontal: _Span) -> None:
-        pitch = _pitch(horizontal)
-        lines = vertical.end - vertical.begin
-        ring = _scratch.floats("ring", phases * kernel.RING * phases * pitch + kernel.GUARD)
-        store = _scratch.floats("slices", (kernel.RING * phases * lines * phases**2 + kernel.BLOCK) * pitch)
-        latents = _scratch.floats("latents", c * _wide(horizontal))
-        where = (
-            0, vertical.begin, vertical.end, vertical.start, vertical.stop - vertical.start, horizontal.begin,
-            horizontal.end - horizontal.begin, horizontal.inner, horizontal.inner + horizontal.stop - horizontal.start,
+    def work(deep: _Span, down: _Span, across: _Span) -> None:
+        ring = _scratch.floats("ring", phases * kernel.RING * phases * across.pitch + kernel.GUARD)
+        store = _scratch.floats("slices", (kernel.RING * phases * down.size * phases**2 + kernel.BLOCK) * across.pitch)
+        latents = _scratch.floats("latents", c * across.wide)
+        place = (
+            0, down.begin, down.end, down.start, down.stop - down.start, across.begin, across.size,
+            across.inner.start, across.inner.stop,
         )  # fmt: skip
+        depth = (slices, deep.begin, deep.end, deep.start, deep.stop - deep.start)
         volume.synthesise_volume(
-            flat, latents, symbols.reshape(c, -1, grid[2]), ring, store, where,
-            (slices, deep.begin, deep.end, deep.start, deep.stop - deep.start), config.levels,
+            flat, latents, symbols.reshape(c, -1, grid[2]), ring, store, place, depth, config.levels,
             product.weights, product.bias,
         )  # fmt: skip
 
-    _each(work, _volume_tiles(tuple(grid), config.levels))
+    _each(work, _volume_tiles((0, grid[0]), tuple(grid), config.levels))

@@ -16,6 +16,7 @@ from cml.codecs.linear import LinearDecoder, LinearEncoder
 from cml.errors import CodecError
 
 _STRIPE = 64  # lines of cells at a time, where a picture comes or goes in stripes
+_SLAB_FLOATS = 1 << 23  # of latents at a time that are quantized elsewhere
 
 Rows = Callable[[int, int], np.ndarray]
 """Rows start ... stop of a picture, (C, stop - start, W); asked for in order."""
@@ -50,22 +51,36 @@ class Fast:
         """Whether it has the samples of symbols."""
         return self._decoder is not None
 
-    def latents(self, x: Tensor) -> Tensor:
-        """A signal (C, *spatial) to the encoder's output (1, c, *grid)."""
+    def latents(self, x: Tensor, margin: int) -> Iterator[tuple[Tensor, slice]]:
+        """A signal (C, *spatial) to the encoder's output, some cells of its first axis at a time.
+
+        Yields:
+            (1, c, lines, *grid[1:]) with `margin` more lines on each side where the grid has them, and which lines to
+            keep of them. Sound and periodic signals come in one piece.
+        """
         config = self.config
+        c, phases = config.latent_channels, 2**config.levels
         samples = np.ascontiguousarray(x.numpy())
-        cells = grid_shape(samples.shape[1:], 2**config.levels)
-        inside = (...,) + (slice(None),) * config.ndim
+        cells = grid_shape(samples.shape[1:], phases)
+        product = self._analysis(c, samples.dtype, 1.0)
         if config.boundary == "periodic":
             # What is past one end is what is before the other, as far as filters reach.
-            ends = [(0, n * 2**config.levels - m) for n, m in zip(cells, samples.shape[1:], strict=True)]
-            reach = [(DELAY * 2**config.levels,) * 2] * config.ndim
+            ends = [(0, n * phases - m) for n, m in zip(cells, samples.shape[1:], strict=True)]
+            reach = [(DELAY * phases,) * 2] * config.ndim
             samples = np.pad(np.pad(samples, [(0, 0), *ends], "edge"), [(0, 0), *reach], "wrap")
-            inside = (..., *(slice(DELAY, DELAY + n) for n in cells))
-        c = config.latent_channels
-        product = self._analysis(c, samples.dtype, 1.0)
-        latents = fast.analyse(samples, config, product, c)
-        return torch.from_numpy(np.ascontiguousarray(latents[inside]))[None]
+        lines = cells[0] if config.boundary == "symmetric" else cells[0] + 2 * DELAY
+        if config.ndim == 1 or config.boundary == "periodic":
+            whole = fast.analyse(samples, config, product, c, (0, 1 if config.ndim == 1 else lines))
+            if config.boundary == "periodic":
+                whole = np.ascontiguousarray(whole[(..., *(slice(DELAY, DELAY + n) for n in cells))])
+            yield torch.from_numpy(whole)[None], slice(None)
+            return
+        count = max(_SLAB_FLOATS // (c * math.prod(cells[1:])), 1)
+        for low in range(0, lines, count):
+            high = min(low + count, lines)
+            first, last = max(0, low - margin), min(lines, high + margin)
+            part = fast.analyse(samples, config, product, c, (first, last))
+            yield torch.from_numpy(part)[None], slice(low - first, high - first)
 
     def symbols(self, x: Tensor, step: float, channels: int, rdo: float) -> Tensor:
         """A signal (C, *spatial) to int8 symbols (channels, *grid), int16 where they are larger."""

@@ -69,22 +69,25 @@ def split_lines(buffer, base, hop, phases, pitch, rows, cells, length, levels, i
 
 
 @_inlined
-def _before(row, stride, rows):
-    """The row of a ring that is `stride` before another."""
-    return row - stride if row >= stride else row - stride + rows
+def _places(base, pitch, rows, stride, newest):
+    """Where the row `newest` of a ring begins, and seven before it, each `stride` before the last."""
+    k0 = newest
+    k1 = k0 - stride if k0 >= stride else k0 - stride + rows
+    k2 = k1 - stride if k1 >= stride else k1 - stride + rows
+    k3 = k2 - stride if k2 >= stride else k2 - stride + rows
+    k4 = k3 - stride if k3 >= stride else k3 - stride + rows
+    k5 = k4 - stride if k4 >= stride else k4 - stride + rows
+    k6 = k5 - stride if k5 >= stride else k5 - stride + rows
+    k7 = k6 - stride if k6 >= stride else k6 - stride + rows
+    first, second = (base + pitch * k0, base + pitch * k1), (base + pitch * k2, base + pitch * k3)
+    third, fourth = (base + pitch * k4, base + pitch * k5), (base + pitch * k6, base + pitch * k7)
+    return first + second + third + fourth
 
 
 @_compiled
 def _push_one(buffer, base, pitch, rows, stride, newest, inverse, length, copies, apart):
     """`_push` away from the ends, all four steps at once; `newest` is a row."""
-    v0 = newest
-    v1 = _before(v0, stride, rows)
-    v2 = _before(v1, stride, rows)
-    v3 = _before(v2, stride, rows)
-    v4 = _before(v3, stride, rows)
-    v5 = _before(v4, stride, rows)
-    v0, v1, v2 = base + pitch * v0, base + pitch * v1, base + pitch * v2
-    v3, v4, v5 = base + pitch * v3, base + pitch * v4, base + pitch * v5
+    v0, v1, v2, v3, v4, v5, _, _ = _places(base, pitch, rows, stride, newest)
     w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
     w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
     for begin in range(0, copies * apart, apart):
@@ -103,16 +106,7 @@ def _push_one(buffer, base, pitch, rows, stride, newest, inverse, length, copies
 @_compiled
 def _push_two(buffer, base, pitch, rows, stride, newest, inverse, length, copies, apart):
     """`_push_one` of the second newest sample but one, then of the newest: a third less of memory to move."""
-    v0 = newest
-    v1 = _before(v0, stride, rows)
-    v2 = _before(v1, stride, rows)
-    v3 = _before(v2, stride, rows)
-    v4 = _before(v3, stride, rows)
-    v5 = _before(v4, stride, rows)
-    v6 = _before(v5, stride, rows)
-    v7 = _before(v6, stride, rows)
-    v0, v1, v2, v3 = base + pitch * v0, base + pitch * v1, base + pitch * v2, base + pitch * v3
-    v4, v5, v6, v7 = base + pitch * v4, base + pitch * v5, base + pitch * v6, base + pitch * v7
+    v0, v1, v2, v3, v4, v5, v6, v7 = _places(base, pitch, rows, stride, newest)
     w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
     w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
     for begin in range(0, copies * apart, apart):

@@ -34,7 +34,7 @@ class LightDecoder(nn.Module):
         super().__init__()
         self.linear = LinearDecoder(latent_channels, packets)
         self.enter = convolution(ndim, latent_channels, width, 3)
-        self.blocks = nn.ModuleList(_Block(ndim, width) for _ in range(depth))
+        self.blocks = nn.ModuleList(LightBlock(ndim, width) for _ in range(depth))
         self.leave = convolution(ndim, width, packets)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
@@ -58,7 +58,7 @@ class LightDecoder(nn.Module):
         return linear + (self.leave(h) * step).contiguous()
 
 
-class _Block(nn.Module):
+class LightBlock(nn.Module):
     """h + conv 3 (ReLU (gain(step) * conv 3 (h)))."""
 
     def __init__(self, ndim: int, width: int):

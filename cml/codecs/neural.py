@@ -157,6 +157,12 @@ class WaveletCodec(nn.Module, Codec):
             raise symbols_too_large(self.step, float(peak))
         return symbols.to(torch.int8 if peak <= torch.iinfo(torch.int8).max else torch.int16)
 
+    def _quantize_some(self, z: Tensor) -> Tensor:
+        """`quantize`, some channels at a time: on the way it makes several tensors of the size of what it is given."""
+        count = max(_QUANTIZED // z[0, 0].numel(), 1)
+        parts = [self.quantize(part) for part in z[:, : self.channels].split(count, 1)]
+        return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
     def _latent(self, symbols: Tensor, shape: tuple[int, ...], step: float) -> Latent:
         mean, std = self._statistics
         count = len(symbols)
@@ -175,7 +181,11 @@ class WaveletCodec(nn.Module, Codec):
         if fast and fast.quantizes:
             return fast.symbols(x, self.step, self.channels, self.rdo)
         if fast and fast.encodes:
-            return self.quantize(self.quantizer.compand(fast.latents(x)))[0]
+            parts = [
+                self._quantize_some(self.quantizer.compand(part))[0, :, kept]
+                for part, kept in fast.latents(x, margin=int(self.rdo > 0))
+            ]
+            return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         return self.quantize(self.analysis(to_unit(x)[None]))[0].cpu()
 
     def _encode(self, x: Tensor) -> Latent:
@@ -286,6 +296,7 @@ class WaveletCodec(nn.Module, Codec):
         hub.save(folder, config, dict(self.state_dict()), card)
 
 
+_QUANTIZED = 1 << 20  # latents at a time, where memory is to stay flat
 _FINEST = 1e-30  # step, with which weights divided by it are still numbers
 
 

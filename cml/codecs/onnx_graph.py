@@ -19,9 +19,9 @@ from torch import Tensor
 
 import cml
 from cml.codecs import wavelet
-from cml.codecs.factorized import _OFFSET, _POWER, _SCALE, FactorizedConv, FactorizedEncoder, FactorizedResBlock
+from cml.codecs.factorized import OFFSET, POWER, SCALE, FactorizedConv, FactorizedEncoder, FactorizedResBlock
 from cml.codecs.layers import GroupNorm
-from cml.codecs.light import LightDecoder, _Block
+from cml.codecs.light import LightBlock, LightDecoder
 from cml.codecs.linear import LinearDecoder, LinearEncoder
 from cml.codecs.neural import WaveletCodec
 from cml.codecs.quantize import GaussianCdf, LaplaceCdf
@@ -273,8 +273,8 @@ def _factorized(graph: _Graph, encoder: FactorizedEncoder, x: str) -> str:
         return graph("Mul", graph("Mul", x, 0.5), graph("Add", inner, 1.0))
 
     x = graph("Gather", x, encoder.order, axis=1)
-    power = graph("Sub", graph("Pow", graph("Add", graph("Abs", x), _OFFSET), _POWER), _OFFSET**_POWER)
-    x = graph("Mul", graph("Mul", graph("Sign", x), _SCALE), power)
+    power = graph("Sub", graph("Pow", graph("Add", graph("Abs", x), OFFSET), POWER), OFFSET**POWER)
+    x = graph("Mul", graph("Mul", graph("Sign", x), SCALE), power)
     for block in encoder.blocks:
         assert isinstance(block, FactorizedResBlock)
         h = gelu(norm(block.norm1, convolve(block.conv1, x)))
@@ -339,7 +339,7 @@ def _decode(graph: _Graph, codec: WaveletCodec, z: str) -> str:
     h = graph("Mul", z, (decoder.variance + step.square()).rsqrt()[:, :sent])
     h = convolve(h, decoder.enter.weight[:, :sent], decoder.enter.bias)
     for block in decoder.blocks:
-        assert isinstance(block, _Block)
+        assert isinstance(block, LightBlock)
         gain = block.gain(features).view(-1, *[1] * ndim)
         hidden = graph("Mul", convolve(h, block.first.weight, block.first.bias), gain)
         h = graph("Add", h, convolve(graph("Relu", hidden), block.second.weight, block.second.bias))
