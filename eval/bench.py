@@ -1,10 +1,9 @@
 """`bench`: how fast codecs are, in one run: ours against others, round by round, from small pictures to large ones."""
 
 import math
-import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +16,7 @@ from cml.eval.bench_memory import memory_of
 from cml.eval.bench_pictures import parse_size, picture, read_photos
 from cml.eval.bench_rivals import RIVALS, make_subject
 from cml.eval.bench_subjects import Ours, Subject, using_threads
+from cml.eval.complexity import timed
 from cml.eval.metrics import psnr
 from rich.console import Console
 from torch import Tensor
@@ -253,23 +253,12 @@ def _one_size(plan: Plan, size: Size, rounds: dict[Subject, int], pace: dict[Sub
 
 def _times(subject: Subject, source: Any) -> tuple[dict[str, float], bytes, Any]:
     """Seconds of one encoding, one decoding and each stage; the bytes, and what was decoded."""
-    blob, encode = _timed(lambda: subject.encode(source))
-    decoded, decode = _timed(lambda: subject.decode(blob))
+    blob, encode = timed(lambda: subject.encode(source), _MOMENT)
+    decoded, decode = timed(lambda: subject.decode(blob), _MOMENT)
     values = {"encode": encode, "decode": decode}
     for name, work in subject.stages(source, blob).items():
-        values[name] = _timed(work)[1]
+        values[name] = timed(work, _MOMENT)[1]
     return values, blob, decoded
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What some work returns, and the median seconds of as many passes as fill a moment, one at least."""
-    times: list[float] = []
-    while True:
-        start = time.perf_counter()
-        result = work()
-        times.append(time.perf_counter() - start)
-        if sum(times) >= _MOMENT:
-            return result, statistics.median(times)
 
 
 def _failure(subject: Subject, error: Exception, size: Size | None = None) -> str:

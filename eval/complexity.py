@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from PIL import AvifImagePlugin
@@ -16,6 +17,8 @@ from cml.codecs.base import Codec
 from cml.codecs.resample import Resize
 from cml.data.latents import single_threaded
 from cml.models.backbones import StemShape
+
+T = TypeVar("T")
 
 _SECONDS = 0.3
 
@@ -102,6 +105,17 @@ def _median_pass(work: Callable[[], object]) -> float:
         work()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def timed(work: Callable[[], T], seconds: float, most: int | None = None) -> tuple[T, float]:
+    """What some work returns, and the median seconds of as many passes as fill some seconds, `most` at most."""
+    times: list[float] = []
+    while True:
+        start = time.perf_counter()
+        result = work()
+        times.append(time.perf_counter() - start)
+        if sum(times) >= seconds or len(times) == most:
+            return result, statistics.median(times)
 
 
 def _loader(view: str, codec: Codec) -> Callable[[bytes], Tensor]:

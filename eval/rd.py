@@ -3,7 +3,6 @@
 import hashlib
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +12,7 @@ from typing import TypeVar
 import pandas as pd
 import torch
 from cml.eval import rd_report
-from cml.eval.complexity import one_thread
+from cml.eval.complexity import one_thread, timed
 from cml.eval.metrics import MS_SSIM_SIDE, SSIM_SIDE, load_piq, ms_ssim, psnr, ssim
 from cml.eval.perceptual import perceptual as load_perceptual
 from cml.eval.printed import KODAK, is_kodak
@@ -308,8 +307,8 @@ def measure(plan: Plan, rows: Rows, keys: Mapping[str, Mapping[str, str]]) -> li
 
 
 def _measure_one(plan: Plan, point: Point, name: str, key: str, x: Tensor) -> Row:
-    blob, encode = _timed(lambda: point.codec.compress(x))
-    decoded, decode = _timed(lambda: point.codec.decompress(blob))
+    blob, encode = timed(lambda: point.codec.compress(x), _SECONDS, _PASSES)
+    decoded, decode = timed(lambda: point.codec.decompress(blob), _SECONDS, _PASSES)
     x_hat = to_uint8(decoded)
     values = {measure: math.nan for measure in MEASURES} | {m: f(x, x_hat) for m, f in plan.measures.items()}
     pixels = x[0].numel()
@@ -318,17 +317,6 @@ def _measure_one(plan: Plan, point: Point, name: str, key: str, x: Tensor) -> Ro
         bytes=len(blob), bpp=8 * len(blob) / pixels, **values,
         encode_mps=pixels / encode / 1e6, decode_mps=pixels / decode / 1e6,
     )  # fmt: skip
-
-
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What some work returns, and the median seconds of its passes: three, fewer where they take long."""
-    times: list[float] = []
-    while True:
-        start = time.perf_counter()
-        result = work()
-        times.append(time.perf_counter() - start)
-        if len(times) == _PASSES or sum(times) > _SECONDS:
-            return result, statistics.median(times)
 
 
 def summarize(rows: Iterable[Row], pictures: int) -> pd.DataFrame:

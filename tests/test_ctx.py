@@ -1,14 +1,13 @@
 """The `ctx` back-end: lossless whatever it is given, the same bytes compiled and not, and small."""
 
 import contextlib
-import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import check_golden, golden_symbols
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,7 +17,6 @@ from cml.codecs import ctx_kernel
 from cml.codecs.entropy import backend
 from cml.errors import BitstreamError
 
-GOLDEN = Path(__file__).parent / "golden"
 GRIDS = {"1d": (40,), "2d": (6, 9), "3d": (3, 4, 5)}
 coder = backend("ctx")
 
@@ -136,26 +134,10 @@ def test_smooth_channels_are_predicted():
     assert len(assert_round_trip(smooth)) < 0.35 * order_0_bytes(smooth)
 
 
-def golden_symbols(dtype, grid):
-    rng = np.random.default_rng(9)
-    spread = np.array([20.0, 3.0, 0.7, 0.01])[:, None] * (1 if dtype == "int8" else 100)
-    noise = np.round(rng.laplace(0, spread, (4, math.prod(grid))))
-    noise = np.concatenate([noise, np.arange(math.prod(grid))[None] // 3])
-    limits = np.iinfo(dtype)
-    noise[0, :2] = limits.min, limits.max
-    return noise.reshape(5, *grid).clip(limits.min, limits.max).astype(dtype)
-
-
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_golden_bitstreams(dtype, grid):
-    """Bytes written once decode to the same symbols for ever. CML_WRITE_GOLDEN=1 makes those that are missing."""
-    symbols = golden_symbols(dtype, GRIDS[grid])
-    path = GOLDEN / f"ctx_{dtype}_{grid}.bin"
-    if os.environ.get("CML_WRITE_GOLDEN") and not path.exists():
-        path.write_bytes(coder.encode(symbols))
-    assert coder.encode(symbols) == path.read_bytes()
-    assert np.array_equal(decoded(path.read_bytes(), symbols), symbols)
+    check_golden(f"ctx_{dtype}_{grid}", coder, golden_symbols(dtype, GRIDS[grid]))
 
 
 _INTERPRETED = """

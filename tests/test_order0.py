@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import check_golden, golden_symbols
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -19,7 +20,6 @@ from cml.codecs.entropy import backend
 from cml.codecs.order0 import Order0
 from cml.errors import BitstreamError
 
-GOLDEN = Path(__file__).parent / "golden"
 GRIDS = {"1d": (1100,), "2d": (6, 9), "3d": (3, 4, 5)}
 coder = Order0()
 
@@ -191,27 +191,10 @@ def test_many_at_once(dtype):
         coder.decode_many(payloads, symbols.shape[1:], symbols.dtype)
 
 
-def golden_symbols(dtype, grid):
-    rng = np.random.default_rng(9)
-    spread = np.array([20.0, 3.0, 0.7, 0.01])[:, None] * (1 if dtype == "int8" else 100)
-    noise = np.round(rng.laplace(0, spread, (4, math.prod(grid))))
-    limits = np.iinfo(dtype)
-    full = rng.integers(limits.min, limits.max, (1, math.prod(grid)), endpoint=True)
-    noise = np.concatenate([noise, np.arange(math.prod(grid))[None] // 3, full])
-    noise[0, :2] = limits.min, limits.max
-    return noise.reshape(6, *grid).clip(limits.min, limits.max).astype(dtype)
-
-
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_golden_bitstreams(dtype, grid):
-    """Bytes written once decode to the same symbols for ever. CML_WRITE_GOLDEN=1 makes those that are missing."""
-    symbols = golden_symbols(dtype, GRIDS[grid])
-    path = GOLDEN / f"order0_{dtype}_{grid}.bin"
-    if os.environ.get("CML_WRITE_GOLDEN") and not path.exists():
-        path.write_bytes(coder.encode(symbols))
-    assert coder.encode(symbols) == path.read_bytes()
-    assert np.array_equal(coder.decode(path.read_bytes(), symbols.shape, symbols.dtype), symbols)
+    check_golden(f"order0_{dtype}_{grid}", coder, golden_symbols(dtype, GRIDS[grid], full=True))
 
 
 def damaged(good, count, seed=10):
