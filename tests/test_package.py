@@ -57,6 +57,7 @@ def test_import_is_cheap():
         "early = (heavy | {'torch', 'numpy'}) & set(sys.modules); "
         "assert not early, early; "
         "codec = cml.create_codec('rgb_f8c12'); "
+        "assert 'numba' not in sys.modules; "
         "late = heavy & set(sys.modules); "
         "assert not late, late"
     )

@@ -13,7 +13,7 @@ from cml.codecs.fast_kernel import DELAY
 from cml.codecs.fast_weights import Product, analysis_product, synthesis_product
 from cml.codecs.geometry import grid_shape
 from cml.codecs.linear import LinearDecoder, LinearEncoder
-from cml.errors import CodecError
+from cml.codecs.quantize import symbols_too_large
 
 _STRIPE = 64  # lines of cells at a time, where a picture comes or goes in stripes
 _SLAB_FLOATS = 1 << 23  # of latents at a time that are quantized elsewhere
@@ -161,11 +161,6 @@ class Fast:
             # Returned as it was made here: another thread may keep that of another operating point meanwhile.
             kept = self._kept[name] = state, make(part.weight.detach().numpy(), part.bias.detach().numpy())
         return kept[1]
-
-
-def symbols_too_large(step: float, peak: float) -> CodecError:
-    """The sentence for a step too fine for 16 bits."""
-    return CodecError(f"Step {step} gives symbols of {peak:.0f}, past 16 bits; take a larger step.")
 
 
 _Window = tuple[np.ndarray, int, tuple[int, int]]

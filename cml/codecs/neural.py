@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,14 +17,16 @@ from cml.codecs.architecture import WaveletConfig, make_decoder, make_encoder
 from cml.codecs.base import Codec, CodecSpec, Latent, admit_signal, fingerprint, to_unit
 from cml.codecs.bitstream import Container
 from cml.codecs.entropy import backend, backend_by_number
-from cml.codecs.fast_codec import Fast, Rows, symbols_too_large
 from cml.codecs.geometry import grid_shape
 from cml.codecs.light import LightDecoder
 from cml.codecs.linear import LinearDecoder, LinearEncoder
-from cml.codecs.quantize import make_quantizer
+from cml.codecs.quantize import make_quantizer, symbols_too_large
 from cml.codecs.rdo import rdo_round
 from cml.codecs.tiles import synthesis_stripes
 from cml.errors import BitstreamError, CmlError, CodecError
+
+if TYPE_CHECKING:
+    from cml.codecs.fast_codec import Fast, Rows
 
 
 class WaveletCodec(nn.Module, Codec):
@@ -76,15 +80,18 @@ class WaveletCodec(nn.Module, Codec):
         )
         self.decoder = make_decoder(config)
         self.decodes_by = _check_decoder(decoder or config.decoder, config)
-        linear = self.linear_decoder
-        self._fast = Fast(
-            config,
-            self.encoder if isinstance(self.encoder, LinearEncoder) and config.levels else None,
-            linear if config.quantizer == "uniform" and config.boundary == "symmetric" and config.levels else None,
-        )
         self._parts = [part for part in self.modules() if part._parameters]
         self._statistics = torch.tensor(config.latent_mean), torch.tensor(config.latent_std)
         self.eval()
+
+    @cached_property
+    def _fast(self) -> "Fast":
+        from cml.codecs.fast_codec import Fast  # with numba, which takes as long to import as all else
+
+        config, linear = self.config, self.linear_decoder
+        encoder = self.encoder if isinstance(self.encoder, LinearEncoder) and config.levels else None
+        plain = config.quantizer == "uniform" and config.boundary == "symmetric" and config.levels
+        return Fast(config, encoder, linear if plain else None)
 
     @property
     def linear_decoder(self) -> LinearDecoder | None:
@@ -195,7 +202,7 @@ class WaveletCodec(nn.Module, Codec):
         # The step through float32, as the container stores it: encoder and decoder use the same number.
         return self._latent(symbols, shape, float(np.float32(self.step)))
 
-    def compress_rows(self, rows: Rows, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    def compress_rows(self, rows: "Rows", shape: tuple[int, ...], dtype: np.dtype) -> bytes:
         """`compress` of a picture that is never in memory as a whole, if the codec's encoder allows it.
 
         Args:

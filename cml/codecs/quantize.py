@@ -90,3 +90,8 @@ def make_quantizer(name: str, channels: int, bits: int = 8, invert: bool = False
     if name == "laplace":
         return LaplaceCdf(channels, invert)
     raise CodecError(unknown("quantizer", name, ["uniform", "gaussian", "laplace"]))
+
+
+def symbols_too_large(step: float, peak: float) -> CodecError:
+    """The sentence for a step too fine for 16 bits."""
+    return CodecError(f"Step {step} gives symbols of {peak:.0f}, past 16 bits; take a larger step.")
