@@ -180,12 +180,12 @@ def project_line(out, at, hop, rows, base, pitch, count, wide, weights, bias):
 
 
 @_compiled
-def spread(latents, symbols, index, left, cells, pitch):
+def spread(latents, symbols, index, left, cells, wide):
     """A line of cells of all latents, `symbols[:, index]` flat, as float32."""
     width = symbols.shape[2]
     for k in range(symbols.shape[0]):
         row = symbols[k, index]
-        target = latents[k * pitch : k * pitch + cells]
+        target = latents[k * wide : k * wide + cells]
         for i in range(min(cells, width - left)):
             target[i] = np.float32(row[left + i])
 

@@ -57,7 +57,7 @@ def quantize(v, width, inner, symbols, where, strength):
     """Round a tile of latents, in units of the step; returns the largest magnitude, perhaps more than symbols hold.
 
     Args:
-        v: float32 (c or more, lines, pitch). Beyond its lines and the first `width` columns is nothing, or nothing that
+        v: float32 (c or more, lines, columns). Beyond its lines and the first `width` columns is nothing, or nothing that
             a rounded sample is next to.
         inner: first line and column of v that are rounded.
         symbols: int8 or int16 (c, *grid).
