@@ -57,8 +57,8 @@ def quantize(v, width, inner, symbols, where, strength):
     """Round a tile of latents, in units of the step; returns the largest magnitude, perhaps more than symbols hold.
 
     Args:
-        v: float32 (c or more, lines, columns). Beyond its lines and the first `width` columns is nothing, or nothing that
-            a rounded sample is next to.
+        v: float32 (c or more, lines, columns). What is beyond its lines and its first `width` columns is nothing, or
+            no neighbour of a sample that is rounded.
         inner: first line and column of v that are rounded.
         symbols: int8 or int16 (c, *grid).
         where: first line and column of `symbols` to write, and how many of each.
