@@ -74,6 +74,7 @@ class WaveletCodec(nn.Module, Codec):
         backend(self.entropy)
         self._name = name
         self._fingerprint: tuple[tuple, str] = ((), "")
+        self._spec: tuple[tuple, CodecSpec] | None = None
         self.encoder = make_encoder(config)
         self.quantizer = make_quantizer(
             config.quantizer, config.latent_channels, config.bits, invert=config.decoder != "attention"
@@ -102,6 +103,14 @@ class WaveletCodec(nn.Module, Codec):
 
     @property
     def spec(self) -> CodecSpec:
+        # As the fingerprint: made again only where something in it has changed.
+        codec_id = self.codec_id
+        state = (codec_id, self.step, self.channels, self.rdo, self.entropy, self.decodes_by)
+        if self._spec is None or self._spec[0] != state:
+            self._spec = state, self._make_spec(codec_id)
+        return self._spec[1]
+
+    def _make_spec(self, codec_id: str) -> CodecSpec:
         config = self.config
         chosen = {"channels": self.channels, "rdo": self.rdo, "entropy": self.entropy}
         usual = {"channels": config.latent_channels, "rdo": config.rdo, "entropy": config.entropy}
@@ -114,7 +123,7 @@ class WaveletCodec(nn.Module, Codec):
             channels=(config.channels,),
             latent_channels=self.channels,
             patch=2**config.levels,
-            codec_id=self.codec_id,
+            codec_id=codec_id,
             settings={"step": self.step, **chosen, "boundary": config.boundary},
         )
 
