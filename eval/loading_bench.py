@@ -27,7 +27,7 @@ import pandas as pd
 import PIL
 import torch
 import typer
-from cml.eval.harness import environment
+from cml.eval.cells import environment
 from cml.tasks.classification import Classification
 from PIL import Image, features
 from torch import Tensor, nn

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cml.eval import harness
+from cml.eval import cells, matrix
 from cml.eval.metrics import psnr, retention
 from cml.eval.results import Result, Run, cell_key
 from cml.eval.statistics import paired_bootstrap
@@ -65,7 +65,7 @@ def test_items_are_kept_for_paired_comparisons(finished):
 def test_run_again_computes_nothing(finished, picture_folder, monkeypatch):
     out, table = finished
     before = (out / "results.jsonl").read_bytes(), (out / "gallery.png").stat().st_mtime_ns
-    monkeypatch.setattr(harness, "_run_condition", lambda *a: pytest.fail("a finished cell ran again"))
+    monkeypatch.setattr(cells, "_run_condition", lambda *a: pytest.fail("a finished cell ran again"))
     again = toy(picture_folder, out)
     assert ((out / "results.jsonl").read_bytes(), (out / "gallery.png").stat().st_mtime_ns) == before
     pd.testing.assert_frame_equal(again, table)
@@ -126,9 +126,9 @@ def test_killed_half_way_it_ends_with_the_same_table(finished, picture_folder, t
 
 
 def test_every_part_of_the_key_matters(picture_folder):
-    task = cml.eval.harness.TASKS.get("classification")(f"folder:{picture_folder}", size=32)
-    *_, condition = harness.plan(task, ["jpeg"], ["reconstruction"], 16)
-    context = harness.context_of(task, condition, 0, 16)
+    task = matrix.TASKS.get("classification")(f"folder:{picture_folder}", size=32)
+    *_, condition = matrix.plan(task, ["jpeg"], ["reconstruction"], 16)
+    context = cells.context_of(task, condition, 0, 16)
     keys = {cell_key(context)}
     for name, value in context.items():
         changed = json.loads(json.dumps(context))
@@ -189,7 +189,7 @@ def test_paired_bootstrap_by_hand():
 def test_default_folders_do_not_collide(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {
-        str(harness.default_folder(data, False)) for data in ("elpv", "folder:.", "folder:a/train", "folder:b/train")
+        str(matrix.default_folder(data, False)) for data in ("elpv", "folder:.", "folder:a/train", "folder:b/train")
     }
     assert len(names) == 4 and all(name.startswith("runs/") and ".." not in name for name in names)
 

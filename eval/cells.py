@@ -1,0 +1,218 @@
+"""Cells: one view of one codec with one seed. Those without a good result yet are run and kept."""
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
+from cml.eval.progress import Progress
+from cml.eval.protocols import PROTOCOL_VERSION, Prepared, prepare, prepared_items, view_stem
+from cml.eval.results import Result, Run, cell_key
+from cml.tasks.base import Task
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+
+import cml
+from cml.codecs.base import Codec
+from cml.codecs.cost import codec_cost
+from cml.codecs.factory import create_codec
+from cml.errors import CmlError
+from cml.files import write_atomic
+
+_TIMED_SIGNALS = 16
+# Libraries that a score depends on; a codec names its own in its settings.
+_LIBRARIES = ("torch", "timm", "pillow", "numpy", "scikit-learn")
+REUSED = ("pixels", "bigpatch")
+"""Views of original pixels, whose models `reconstruction` uses again."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A view of a codec; each seed of it is a cell."""
+
+    view: str
+    codec: Codec
+
+
+def context_of(task: Task, condition: Condition, seed: int, patch: int) -> dict[str, Any]:
+    """Everything that the scores of a cell depend on."""
+    spec = condition.codec.spec
+    return {
+        **task.key,
+        "view": condition.view,
+        "protocol_version": PROTOCOL_VERSION,
+        "codec": spec.name,
+        "codec_id": spec.codec_id,
+        "codec_settings": dict(spec.settings),
+        "patch": patch,
+        "seed": seed,
+        "versions": {"cml": cml.__version__, **{name: version(name) for name in _LIBRARIES}},
+    }
+
+
+def context_key(task: Task, condition: Condition, seed: int, patch: int) -> str:
+    """The content key of a cell."""
+    return cell_key(context_of(task, condition, seed, patch))
+
+
+def execute(task: Task, conditions: Sequence[Condition], seeds: range, patch: int, run: Run) -> int:
+    """Run the cells that have no good result yet; returns how many."""
+    done = run.results()
+
+    def finished(condition: Condition, seed: int) -> bool:
+        key = context_key(task, condition, seed, patch)
+        needs_model = condition.view in REUSED and not run.model_path(key).exists()
+        return key in done and done[key].status == "ok" and not needs_model
+
+    missing = {c: [s for s in seeds if not finished(c, s)] for c in conditions}
+    total = sum(map(len, missing.values()))
+    with Progress(total, len(conditions) * len(seeds)) as progress:
+        if total:
+            with progress.step("read the pictures", task.count("train") + task.count("test")) as advance:
+                task.load(advance)
+        for condition, todo in missing.items():
+            if todo:
+                _run_condition(task, condition, todo, patch, run, progress)
+    return total
+
+
+def _run_condition(
+    task: Task, condition: Condition, seeds: list[int], patch: int, run: Run, progress: Progress
+) -> None:
+    title = f"{condition.view} {condition.codec.spec.name}"
+
+    def failed(seed: int, error: Exception) -> Result:
+        context = context_of(task, condition, seed, patch)
+        sentence = str(error) if isinstance(error, CmlError) else f"{type(error).__name__}: {error}"
+        return Result(
+            key=cell_key(context), view=condition.view, codec=condition.codec.spec.name, seed=seed,
+            status="error", error=sentence, context=context, environment=environment(),
+        )  # fmt: skip
+
+    try:
+        with progress.step(f"{title}: encode", prepared_items(condition.view, task)) as advance:
+            prepared = prepare(condition.view, condition.codec, task, patch, advance)
+            signals = [task.signal("test", i) for i in range(min(_TIMED_SIGNALS, task.count("test")))]
+            speed = codec_speed(condition.view, condition.codec, signals)
+    except Exception as error:  # one codec must not stop the matrix
+        for seed in seeds:
+            run.append(failed(seed, error))
+            progress.finished(title, seed, f"failed: {error}")
+        return
+    for seed in seeds:
+        try:
+            with progress.step(f"{title}, seed {seed}: train", task.epochs) as advance:
+                result = _run_cell(task, condition, prepared, speed, seed, patch, run, advance)
+        except Exception as error:
+            result = failed(seed, error)
+        run.append(result)
+        score = result.metrics.get(task.main_score)
+        progress.finished(
+            title,
+            seed,
+            f"failed: {result.error}" if score is None else f"{task.main_score} {score:.3f}, {result.bpp:.3f} bpp",
+        )
+
+
+def _run_cell(
+    task: Task,
+    condition: Condition,
+    prepared: Prepared,
+    speed: CodecSpeed,
+    seed: int,
+    patch: int,
+    run: Run,
+    advance: Callable[[], None],
+) -> Result:
+    context = context_of(task, condition, seed, patch)
+    key = cell_key(context)
+    model, stem_path = task.build(prepared.stem, seed)
+    cost = model_cost(model, stem_path, prepared.stem)
+    if prepared.train is None:
+        trained = _trained("bigpatch", task, seed, patch, run)
+        model.load_state_dict(load_file(run.model_path(trained.key)))
+        train_ips = trained.train_ips
+    else:
+        train_ips = task.train(model, prepared.train, prepared.shift, seed, lambda epoch, loss: advance()).rate
+    score = task.score(model, prepared.test)
+    metrics = dict(score.metrics)
+    if condition.view == "reconstruction":
+        metrics["by_pixels_model"] = _score_by_ceiling(task, prepared, seed, patch, run)
+    if condition.view in REUSED:
+        write_atomic(run.model_path(key), serialize({k: v.contiguous() for k, v in model.state_dict().items()}))
+    run.save_items(key, {**score.items, "bits": prepared.bits, **prepared.quality})
+    return _result(task, condition, context, key, prepared, cost, speed, metrics, train_ips)
+
+
+def _trained(view: str, task: Task, seed: int, patch: int, run: Run) -> Result:
+    """The result of a view of the original pixels, whose model is kept."""
+    condition = Condition(view, create_codec("identity"))
+    result = run.results().get(context_key(task, condition, seed, patch))
+    if result is None or result.status != "ok":
+        raise CmlError(
+            f"The model of the view {view}, seed {seed}, is missing: its cell failed, so this one cannot run."
+        )
+    return result
+
+
+def _score_by_ceiling(task: Task, prepared: Prepared, seed: int, patch: int, run: Run) -> float:
+    """The main score of the model of `pixels` on the same inputs."""
+    stem = view_stem("pixels", create_codec("identity"), task, patch)
+    model, _ = task.build(stem, seed)
+    model.load_state_dict(load_file(run.model_path(_trained("pixels", task, seed, patch, run).key)))
+    return task.score(model, prepared.test).metrics[task.main_score]
+
+
+def _result(
+    task: Task,
+    condition: Condition,
+    context: Mapping[str, Any],
+    key: str,
+    prepared: Prepared,
+    cost: ModelCost,
+    speed: CodecSpeed,
+    metrics: Mapping[str, float],
+    train_ips: float,
+) -> Result:
+    pixels = task.size[0] * task.size[1]
+    quality = prepared.quality.get("psnr")
+    finite = quality[np.isfinite(quality)] if quality is not None else None
+    return Result(
+        key=key,
+        view=condition.view,
+        codec=condition.codec.spec.name,
+        seed=context["seed"],
+        status="ok",
+        metrics=metrics,
+        bpp=float(np.mean(prepared.bits / pixels)),
+        dimensions=prepared.dimensions,
+        tokens=cost.tokens,
+        stem_macs=cost.stem_macs,
+        backbone_macs=cost.backbone_macs,
+        parameters=cost.parameters,
+        encode_mps=speed.encode,
+        load_ips=speed.load,
+        train_ips=train_ips,
+        psnr=None if finite is None or not len(finite) else float(finite.mean()),
+        chance=task.chance,
+        codec_cost=codec_cost(condition.codec),
+        settings=dict(condition.codec.spec.settings),
+        context=context,
+        environment=environment(),
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What timings depend on."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "device": "cpu",
+        "cml": cml.__version__,
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,145 @@
+"""A matrix: which codecs, views and seeds on which task; checked, and laid out in cells, before anything runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cml.eval.cells import REUSED, Condition, context_key
+from cml.eval.protocols import VIEWS, view_stem, views_of
+from cml.eval.results import cell_key
+from cml.tasks.base import TASKS, Task
+
+from cml.codecs.base import Codec
+from cml.codecs.factory import create_codec
+from cml.errors import CmlError
+
+_USUAL = "jpeg:quality=5 jpeg:quality=30 webp:quality=1 webp:quality=50 avif:quality=5 avif:quality=40"
+_SIZES = "resize:factor=2 resize:factor=4"
+DEFAULT_CODECS = {
+    1: f"{_SIZES} gray_f8c16:step=0.25 gray_f8c16:step=1 gray_f8c4:step=0.25 gray_f8c4:step=1 "
+    f"{_USUAL} jpeg2000:rate=48 jpeg2000:rate=160",
+    3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 rgb_f8c12:step=0.5 rgb_f8c12:step=1.5 "
+    f"{_USUAL} jpeg2000:rate=60 jpeg2000:rate=200",
+}
+"""By the channels of the data; each lossy codec at two operating points."""
+
+# The smallest comparison that still shows every view.
+QUICK_SIZE, QUICK_EPOCHS = 128, 5
+QUICK_CODECS = {
+    1: f"{_SIZES} gray_f8c16:step=0.25 gray_f8c16:step=1 jpeg:quality=5 jpeg:quality=30",
+    3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 jpeg:quality=5 jpeg:quality=30",
+}
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What is asked for.
+
+    Attributes:
+        task: "classification".
+        data: "elpv" or "folder:PATH".
+        codecs: operating points; None for a list that suits the data's channels.
+        views: of pixels, bigpatch, resize, latent, reconstruction; None for all.
+        backbone: "cml:small" or "timm:NAME".
+        seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
+        size: side in pixels to which pictures are resized whole; None for the data set's own.
+        patch: pixels a token along each axis, for all views but `pixels`, which has half.
+        epochs: of each training; None for the task's own.
+        quick: small pictures and few epochs, to see the whole in a minute or two.
+    """
+
+    task: str = "classification"
+    data: str = "elpv"
+    codecs: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
+    backbone: str = "cml:small"
+    seeds: int = 1
+    size: int | None = None
+    patch: int = 16
+    epochs: int | None = None
+    quick: bool = False
+
+    def resolve(self) -> "Comparison":
+        """Everything that is left open, decided; every name, option, patch and backbone is checked here.
+
+        Raises:
+            CmlError: something is wrong with the request.
+        """
+        if self.seeds < 1:
+            raise CmlError(f"A comparison needs 1 seed or more, not {self.seeds}.")
+        size, epochs = self.size, self.epochs
+        if self.quick:
+            size, epochs = size or QUICK_SIZE, epochs or QUICK_EPOCHS
+        task: Task = TASKS.get(self.task)(self.data, backbone=self.backbone, size=size, epochs=epochs)
+        suited = (QUICK_CODECS if self.quick else DEFAULT_CODECS)[task.channels].split()
+        points = suited if self.codecs is None else list(self.codecs)
+        conditions = plan(task, points, self.views, self.patch)
+        request = {
+            "task": self.task, "data": self.data, "codecs": points, "views": list(self.views or VIEWS),
+            "backbone": self.backbone, "seeds": self.seeds, "size": task.size[0], "patch": self.patch,
+            "epochs": task.epochs,
+        }  # fmt: skip
+        return Comparison(task, conditions, range(self.seeds), self.patch, request)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A matrix with nothing left open.
+
+    Attributes:
+        task: ready to be loaded.
+        conditions: views of codecs; each has a cell a seed.
+        seeds: of the trainings.
+        patch: pixels a token along each axis.
+        request: the settings that make it again, for the report.
+    """
+
+    task: Task
+    conditions: list[Condition]
+    seeds: range
+    patch: int
+    request: dict[str, Any]
+
+    def cell_keys(self) -> list[str]:
+        """The content key of every cell."""
+        return [context_key(self.task, c, seed, self.patch) for c in self.conditions for seed in self.seeds]
+
+
+def default_folder(data: str, quick: bool) -> Path:
+    """runs/NAME; a folder adds a short hash of where it lies, so that two of one name do not share a run."""
+    kind, _, argument = data.partition(":")
+    suffix = "-quick" if quick else ""
+    if not argument:
+        return Path("runs") / f"{kind}{suffix}"
+    place = Path(argument).expanduser().resolve()
+    return Path("runs") / f"{place.name}-{cell_key({'path': str(place)})[:6]}{suffix}"
+
+
+def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: int) -> list[Condition]:
+    """The conditions of a comparison, `pixels` first; every name, option, patch and backbone is checked here."""
+    for view in views or ():
+        if view not in VIEWS:
+            raise CmlError(f"Unknown view {view!r}; views are {', '.join(VIEWS)}.")
+    wanted = views or VIEWS
+    codecs: dict[str, Codec] = {}
+    for point in ["identity", *points]:
+        codec = create_codec(point)
+        if task.channels not in codec.spec.channels:
+            raise CmlError(
+                f"{codec.spec.name} takes {' or '.join(map(str, codec.spec.channels))} channels, the data has "
+                f"{task.channels}; choose another codec (cml list)."
+            )
+        codecs.setdefault(codec.spec.name, codec)
+    conditions = [
+        Condition(view, codec)
+        for view in VIEWS
+        for codec in codecs.values()
+        if view in views_of(codec) and (view in wanted or (view in REUSED and "reconstruction" in wanted))
+    ]
+    for view in views or ():
+        if not any(condition.view == view for condition in conditions):
+            raise CmlError(f"None of the codecs {', '.join(points)} has the view {view}; add one that has (cml list).")
+    for stem in {view_stem(condition.view, condition.codec, task, patch) for condition in conditions}:
+        task.build(stem, seed=0)
+    return conditions
