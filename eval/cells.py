@@ -12,7 +12,7 @@ from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
 from cml.eval.progress import Progress
 from cml.eval.protocols import PROTOCOL_VERSION, Prepared, prepare, prepared_items, view_stem
 from cml.eval.results import Result, Run, cell_key
-from cml.tasks.base import Task
+from cml.tasks.base import Score, Task
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
@@ -65,7 +65,7 @@ def execute(task: Task, conditions: Sequence[Condition], seeds: range, patch: in
 
     def finished(condition: Condition, seed: int) -> bool:
         key = context_key(task, condition, seed, patch)
-        needs_model = condition.view in REUSED and not run.model_path(key).exists()
+        needs_model = condition.view in REUSED and not task.frozen and not run.model_path(key).exists()
         return key in done and done[key].status == "ok" and not needs_model
 
     missing = {c: [s for s in seeds if not finished(c, s)] for c in conditions}
@@ -132,17 +132,23 @@ def _run_cell(
     key = cell_key(context)
     model, stem_path = task.build(prepared.stem, seed)
     cost = model_cost(model, stem_path, prepared.stem)
-    if prepared.train is None:
+    if prepared.train is not None:
+        train_ips = task.train(model, prepared.train, prepared.shift, seed, lambda epoch, loss: advance()).rate
+    elif task.frozen:
+        train_ips = 0.0
+    else:
         trained = _trained("bigpatch", task, seed, patch, run)
         model.load_state_dict(load_file(run.model_path(trained.key)))
         train_ips = trained.train_ips
-    else:
-        train_ips = task.train(model, prepared.train, prepared.shift, seed, lambda epoch, loss: advance()).rate
     score = task.score(model, prepared.test)
     metrics = dict(score.metrics)
     if condition.view == "reconstruction":
-        metrics["by_pixels_model"] = _score_by_ceiling(task, prepared, seed, patch, run)
-    if condition.view in REUSED:
+        metrics["agreement"] = _agreement(task, score, seed, patch, run)
+        if not task.frozen:
+            metrics["by_pixels_model"] = _score_by_ceiling(task, prepared, seed, patch, run)
+    if prepared.originals is not None:
+        metrics["on_originals"] = task.score(model, prepared.originals).metrics[task.main_score]
+    if condition.view in REUSED and not task.frozen:
         write_atomic(run.model_path(key), serialize({k: v.contiguous() for k, v in model.state_dict().items()}))
     run.save_items(key, {**score.items, "bits": prepared.bits, **prepared.quality})
     return _result(task, condition, context, key, prepared, cost, speed, metrics, train_ips)
@@ -157,6 +163,12 @@ def _trained(view: str, task: Task, seed: int, patch: int, run: Run) -> Result:
             f"The model of the view {view}, seed {seed}, is missing: its cell failed, so this one cannot run."
         )
     return result
+
+
+def _agreement(task: Task, score: Score, seed: int, patch: int, run: Run) -> float:
+    """The share of test items that the same model takes for the same thing without the codec, rightly or not."""
+    original = _trained("pixels" if task.frozen else "bigpatch", task, seed, patch, run)
+    return float((run.items(original.key)["predicted"] == score.items["predicted"]).mean())
 
 
 def _score_by_ceiling(task: Task, prepared: Prepared, seed: int, patch: int, run: Run) -> float:

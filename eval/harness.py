@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from cml.eval import report
+from cml.eval import matrix_file, report
 from cml.eval.cells import execute
 from cml.eval.matrix import Matrix, default_folder
 from cml.eval.results import Run
+
+from cml.files import write_atomic
 
 
 def compare(
@@ -16,7 +18,7 @@ def compare(
     codecs: Sequence[str] | str | None = None,
     views: Sequence[str] | str | None = None,
     *,
-    backbone: str = "cml:small",
+    backbone: str | None = None,
     seeds: int = 1,
     size: int | None = None,
     patch: int = 16,
@@ -29,11 +31,11 @@ def compare(
     Finished cells are kept in `out` and never computed again; a cell that fails is recorded, and the rest goes on.
 
     Args:
-        task: "classification".
+        task: "classification" or "imagenet".
         data: "elpv" or "folder:PATH".
         codecs: operating points, a list or separated by spaces; None for a list that suits the data's channels.
-        views: of pixels, bigpatch, resize, latent, reconstruction; None for all.
-        backbone: "cml:small" or "timm:NAME".
+        views: of pixels, bigpatch, resize, latent, reconstruction, retrained; None for all but the last.
+        backbone: a name, as in `Matrix`; None for the task's own.
         seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
         size: side in pixels to which pictures are resized whole; None for the data set's own.
         patch: pixels a token along each axis, for all views but `pixels`, which has half.
@@ -55,8 +57,13 @@ def compare(
 
 
 def run_matrix(matrix: Matrix, out: str | Path) -> pd.DataFrame:
-    """`compare` by a `Matrix`, into a folder."""
+    """`compare` by a `Matrix`, into a folder.
+
+    The folder's `matrix.yaml` is there before the first cell: `cml compare FOLDER/matrix.yaml` makes the run again, or
+    goes on with it.
+    """
     comparison, run = matrix.resolve(), Run(out)
+    write_atomic(run.folder / matrix_file.NAME, matrix_file.dump_matrix(comparison.request, run.folder))
     new = execute(comparison.task, comparison.conditions, comparison.seeds, comparison.patch, run)
     done = run.results()
     results = [done[key] for key in comparison.cell_keys() if key in done]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cml.eval.cells import REUSED, Condition, context_key
-from cml.eval.protocols import VIEWS, view_stem, views_of
+from cml.eval.protocols import USUAL_VIEWS, VIEWS, view_stem, views_of
 from cml.eval.results import cell_key
 from cml.tasks.base import TASKS, Task
 
@@ -37,11 +37,12 @@ class Matrix:
     """What is asked for.
 
     Attributes:
-        task: "classification".
+        task: "classification" or "imagenet".
         data: "elpv" or "folder:PATH".
         codecs: operating points; None for a list that suits the data's channels.
-        views: of pixels, bigpatch, resize, latent, reconstruction; None for all.
-        backbone: "cml:small" or "timm:NAME".
+        views: of pixels, bigpatch, resize, latent, reconstruction, retrained; None for all but the last.
+        backbone: "cml:small" or "timm:NAME"; for imagenet "efficientnet-lite0", "timm:NAME" or "hf:NAME"; None for the
+            task's own.
         seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
         size: side in pixels to which pictures are resized whole; None for the data set's own.
         patch: pixels a token along each axis, for all views but `pixels`, which has half.
@@ -53,7 +54,7 @@ class Matrix:
     data: str = "elpv"
     codecs: tuple[str, ...] | None = None
     views: tuple[str, ...] | None = None
-    backbone: str = "cml:small"
+    backbone: str | None = None
     seeds: int = 1
     size: int | None = None
     patch: int = 16
@@ -72,12 +73,14 @@ class Matrix:
         if self.quick:
             size, epochs = size or QUICK_SIZE, epochs or QUICK_EPOCHS
         task: Task = TASKS.get(self.task)(self.data, backbone=self.backbone, size=size, epochs=epochs)
+        if task.frozen and self.seeds > 1:
+            raise CmlError(f"The model of the task {self.task} comes trained, so it has one seed; leave --seeds out.")
         suited = (QUICK_CODECS if self.quick else DEFAULT_CODECS)[task.channels].split()
         points = suited if self.codecs is None else list(self.codecs)
         conditions = plan(task, points, self.views, self.patch)
         request = {
-            "task": self.task, "data": self.data, "codecs": points, "views": list(self.views or VIEWS),
-            "backbone": self.backbone, "seeds": self.seeds, "size": task.size[0], "patch": self.patch,
+            "task": self.task, "data": self.data, "codecs": points, "views": list(self.views or _usual(task)),
+            "backbone": task.backbone, "seeds": self.seeds, "size": task.size[0], "patch": self.patch,
             "epochs": task.epochs,
         }  # fmt: skip
         return Comparison(task, conditions, range(self.seeds), self.patch, request)
@@ -116,12 +119,17 @@ def default_folder(data: str, quick: bool) -> Path:
     return Path("runs") / f"{place.name}-{cell_key({'path': str(place)})[:6]}{suffix}"
 
 
+def _usual(task: Task) -> list[str]:
+    """The views of a comparison that names none."""
+    return [view for view in USUAL_VIEWS if view in task.views]
+
+
 def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: int) -> list[Condition]:
     """The conditions of a comparison, `pixels` first; every name, option, patch and backbone is checked here."""
     for view in views or ():
-        if view not in VIEWS:
-            raise CmlError(f"Unknown view {view!r}; views are {', '.join(VIEWS)}.")
-    wanted = views or VIEWS
+        if view not in task.views:
+            raise CmlError(f"Unknown view {view!r}; views of the task {task.name} are {', '.join(task.views)}.")
+    wanted = views or _usual(task)
     codecs: dict[str, Codec] = {}
     for point in ["identity", *points]:
         codec = create_codec(point)
@@ -135,7 +143,9 @@ def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: 
         Condition(view, codec)
         for view in VIEWS
         for codec in codecs.values()
-        if view in views_of(codec) and (view in wanted or (view in REUSED and "reconstruction" in wanted))
+        if view in views_of(codec)
+        and view in task.views
+        and (view in wanted or (view in REUSED and "reconstruction" in wanted))
     ]
     for view in views or ():
         if not any(condition.view == view for condition in conditions):

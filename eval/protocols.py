@@ -6,6 +6,11 @@ resize          a true antialiased downsample of the whole picture, at equal tok
 latent          rounded symbols, exactly what a bitstream holds, normalized; no decoder runs
 reconstruction  decode, then a model trained on original pixels: that of `bigpatch`, at equal tokens; how the model of
                 `pixels` does on the same pictures is kept beside it
+retrained       decode, then a model trained on decoded pictures of the same codec, at equal tokens; how that model does
+                on originals is kept beside it. Only where it is asked for: it answers whether a model can get used to
+                what a codec does
+
+A task whose model comes trained has two of them: `pixels`, its own input, and `reconstruction`, by the same model.
 """
 
 from collections.abc import Callable
@@ -24,9 +29,12 @@ from cml.errors import CmlError
 from cml.models.adapters import stem_shape
 from cml.models.backbones import StemShape
 
-VIEWS = ("pixels", "bigpatch", "resize", "latent", "reconstruction")
+VIEWS = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
+USUAL_VIEWS = VIEWS[:-1]
+"""Those of a comparison that names none."""
 # Raised whenever what a view hands to a model changes; results of different versions are never mixed.
 PROTOCOL_VERSION = 1
+_DECODED = ("reconstruction", "retrained")
 _FINER = 2  # the patch of `pixels` is this many times finer, so it has 4 times the tokens
 
 
@@ -35,8 +43,8 @@ def views_of(codec: Codec) -> tuple[str, ...]:
     if isinstance(codec, Identity):
         return ("pixels", "bigpatch")
     if isinstance(codec, Resize):
-        return ("resize", "reconstruction")
-    return ("latent", "reconstruction") if codec.spec.latent_channels is not None else ("reconstruction",)
+        return ("resize", *_DECODED)
+    return ("latent", *_DECODED) if codec.spec.latent_channels is not None else _DECODED
 
 
 @dataclass(frozen=True)
@@ -46,8 +54,9 @@ class Prepared:
     Attributes:
         stem: what the model's stem reads.
         shift: positions of the input behind `patch` pixels: how far training samples move, the same in every view.
-        train: None for `reconstruction`, which trains nothing.
+        train: None where nothing is trained.
         test: the test split.
+        originals: of `retrained`, the test split without the codec.
         bits: (N_test,) 8 x the bytes of the whole container of each test item.
         quality: per-item measures of the reconstruction, where there is one.
         dimensions: values a sample that the model reads.
@@ -60,10 +69,13 @@ class Prepared:
     bits: np.ndarray
     dimensions: int
     quality: dict[str, np.ndarray] = field(default_factory=dict)
+    originals: ModelInputs | None = None
 
 
 def view_stem(view: str, codec: Codec, task: Task, patch: int) -> StemShape:
-    """The stem of a view: one token for `patch` pixels, for half as many in `pixels`."""
+    """The stem of a view: one token for `patch` pixels, for half as many in `pixels`; a trained model has its own."""
+    if task.frozen:
+        return stem_shape(task.channels, 1, task.size, 1)
     if any(n % patch for n in task.size):
         raise CmlError(
             f"Pictures of {task.size[0]}x{task.size[1]} are not a whole number of patches of {patch}, so the views "
@@ -73,7 +85,7 @@ def view_stem(view: str, codec: Codec, task: Task, patch: int) -> StemShape:
         if patch % _FINER:
             raise CmlError(f"The patch must be even, since the view pixels halves it; {patch} is not.")
         return stem_shape(task.channels, 1, task.size, patch // _FINER)
-    if view in ("bigpatch", "reconstruction"):
+    if view in ("bigpatch", *_DECODED):
         return stem_shape(task.channels, 1, task.size, patch)
     if view == "resize" and isinstance(codec, Resize):
         if codec.factor != int(codec.factor) or any(n % codec.factor for n in task.size):
@@ -92,24 +104,29 @@ def prepare(view: str, codec: Codec, task: Task, patch: int, on_item: Callable[[
     stem = view_stem(view, codec, task, patch)
     if view == "latent":
         return _prepare_latent(codec, task, stem, on_item)
-    see = codec.downsample if view == "resize" and isinstance(codec, Resize) else lambda x: x
+    decodes = view in _DECODED
+
+    def see(x: Tensor, blob: Callable[[], bytes]) -> Tensor:
+        if decodes:
+            return to_uint8(codec.decompress(blob()))
+        return (
+            to_uint8(codec.downsample(x.float() / 127.5 - 1)) if view == "resize" and isinstance(codec, Resize) else x
+        )
 
     def train_item(index: int) -> Tensor:
-        x = task.signal("train", index).float() / 127.5 - 1
-        return to_uint8(see(x))
+        x = task.signal("train", index)
+        return see(x, lambda: codec.compress(x))
 
-    def test_item(index: int) -> tuple[Tensor, int, float]:
-        original = task.signal("test", index)
-        blob = codec.compress(original)
-        x = original.float() / 127.5 - 1
-        if view != "reconstruction":
-            return to_uint8(see(x)), 8 * len(blob), 0.0
-        decoded = to_uint8(codec.decompress(blob))
-        return decoded, 8 * len(blob), psnr(original.float(), decoded.float(), data_range=255)
+    def test_item(index: int) -> tuple[Tensor, int, float, Tensor]:
+        x = task.signal("test", index)
+        blob = codec.compress(x)
+        seen = see(x, lambda: blob)
+        quality = psnr(x.float(), seen.float(), data_range=255) if decodes else 0.0
+        return seen, 8 * len(blob), quality, x
 
     items = map_items(test_item, task.count("test"), on_item)
     test = _pixel_inputs([item[0] for item in items], task, "test")
-    trains = view != "reconstruction"
+    trains = view != "reconstruction" and not task.frozen
     train = _pixel_inputs(map_items(train_item, task.count("train"), on_item), task, "train") if trains else None
     return Prepared(
         stem=stem,
@@ -118,20 +135,19 @@ def prepare(view: str, codec: Codec, task: Task, patch: int, on_item: Callable[[
         test=test,
         bits=np.array([item[1] for item in items]),
         dimensions=test.values[0, 0].numel(),
-        quality={} if trains else {"psnr": np.array([item[2] for item in items])},
+        quality={"psnr": np.array([item[2] for item in items])} if decodes else {},
+        originals=_pixel_inputs([item[3] for item in items], task, "test") if view == "retrained" else None,
     )
 
 
 def prepared_items(view: str, task: Task) -> int:
     """How many pictures `prepare` encodes, for a progress bar."""
-    train = {"latent": len(task.flips), "reconstruction": 0}.get(view, 1)
+    train = {"latent": len(task.flips), "reconstruction": 0}.get(view, 1) if not task.frozen else 0
     return task.count("test") + train * task.count("train")
 
 
 def _pixel_inputs(values: list[Tensor], task: Task, split: str) -> ModelInputs:
-    channels = task.channels
-    # 8-bit samples to about unit variance: [-1, 1] times two.
-    scale, offset = torch.full((channels,), 2 / 127.5), torch.full((channels,), -2.0)
+    scale, offset = task.normalization()
     return ModelInputs(stack(values)[None], scale, offset, task.labels(split), task.flips, blank=128)
 
 

@@ -46,6 +46,8 @@ class Result:
     """Samples a second, container to the model's input, one thread."""
     train_ips: float = 0.0
     """Samples a second while training, all threads; for `reconstruction` that of the model it uses."""
+    seconds: float = 0.0
+    """That the cell took, with its share of what the seeds of a condition have in common; 0 where nobody looked."""
     psnr: float | None = None
     """Mean over test items, dB, 8-bit range; None where nothing is reconstructed."""
     chance: float = 0.0
@@ -76,32 +78,46 @@ class Run:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.file = self.folder / "results.jsonl"
+        self._results: dict[str, Result] = {}
+        self._bytes = self._number = 0  # of the file that `_results` holds
 
     def results(self) -> dict[str, Result]:
         """The latest result of every key."""
-        return {result.key: result for result in self._lines()}
+        # Every cell asks: only what came since is read.
+        for result in self._lines():
+            self._results[result.key] = result
+        return dict(self._results)
+
+    def finished(self, key: str, model: bool = False) -> bool:
+        """Whether a cell has a good result, and its model is kept if one is asked for."""
+        result = self.results().get(key)
+        return result is not None and result.status == "ok" and not (model and not self.model_path(key).exists())
 
     def _lines(self) -> Iterator[Result]:
+        """The results on the lines that `_results` does not hold yet."""
         if not self.file.exists():
             return
         known = {f.name for f in fields(Result)}
-        lines = self.file.read_text().split("\n")
-        for number, line in enumerate(lines):
-            if not line:
-                continue
-            try:
-                raw = json.loads(line)
-                yield Result(**{key: value for key, value in raw.items() if key in known})
-            except (ValueError, TypeError) as error:
-                if number == len(lines) - 1:
-                    continue  # the process died while it wrote its last line: that cell runs again
-                raise DataError(
-                    f"{self.file}, line {number + 1} is not a result ({error}); remove that line."
-                ) from error
+        with open(self.file, "rb") as file:
+            file.seek(self._bytes)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return  # the process died while it wrote its last line: that cell runs again
+                self._bytes += len(line)
+                self._number += 1
+                if not line.strip():
+                    continue
+                try:
+                    raw = json.loads(line)
+                    yield Result(**{key: value for key, value in raw.items() if key in known})
+                except (ValueError, TypeError, AttributeError) as error:
+                    raise DataError(
+                        f"{self.file}, line {self._number} is not a result ({error}); remove that line."
+                    ) from error
 
     def append(self, result: Result) -> None:
         """Add a finished cell; it is on the disk when this returns."""
-        line = json.dumps(asdict(result), sort_keys=True) + "\n"
+        line = json.dumps(asdict(result)) + "\n"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self.file, "ab+") as file:

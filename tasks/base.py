@@ -12,7 +12,10 @@ from cml.models.backbones import StemShape
 from cml.registry import Registry
 from cml.train.loop import TrainingTime
 
-TASKS = Registry("task", {"classification": "cml.tasks.classification:Classification"})
+TASKS = Registry(
+    "task",
+    {"classification": "cml.tasks.classification:Classification", "imagenet": "cml.tasks.imagenet:ImageNet"},
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,12 @@ class Task(Protocol):
     """Label-preserving flips, of `cml.data.latents.FLIPS`."""
     epochs: int
     """Of one training."""
+    frozen: bool
+    """Whether its model comes trained: one seed, no training split, and one model for every view."""
+    views: tuple[str, ...]
+    """Those that it has, of `cml.eval.protocols`."""
+    backbone: str
+    """Name of the model."""
     description: str
     """Of the data, for the report."""
 
@@ -69,6 +78,10 @@ class Task(Protocol):
 
     def labels(self, split: str) -> Tensor:
         """int64 (N,)."""
+        ...
+
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        """(scale, offset), (C,) each: an 8-bit sample x of a picture becomes the model's input x * scale + offset."""
         ...
 
     def build(self, stem: StemShape, seed: int) -> tuple[nn.Module, str]:

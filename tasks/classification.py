@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from cml.tasks.base import Score
+from cml.tasks.calibration import calibration_error
 from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,7 +41,7 @@ class Classification:
 
     Args:
         data: "elpv", or "folder:PATH".
-        backbone: "cml:small" or "timm:NAME".
+        backbone: "cml:small" or "timm:NAME"; None for the first.
         size: side in pixels; None for the data set's own.
         epochs: of training; None for 8.
     """
@@ -49,10 +50,12 @@ class Classification:
     version = 1
     main_score = "accuracy"
     flips = ("none", "h")
+    frozen = False
+    views = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 
-    def __init__(self, data: str, backbone: str = "cml:small", size: int | None = None, epochs: int | None = None):
+    def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):
         self.data: ImageDataset = load_dataset(data)
-        self.backbone = backbone
+        self.backbone = backbone or "cml:small"
         side = self.data.size if size is None else size
         if side < 8:
             raise CmlError(f"A task needs pictures of 8 pixels a side or more, not {side}.")
@@ -114,6 +117,10 @@ class Classification:
             return image
         return to_uint8(resize_image(image.float() / 127.5 - 1, self.size))
 
+    def normalization(self) -> tuple[Tensor, Tensor]:
+        # 8-bit samples to about unit variance: [-1, 1] times two.
+        return torch.full((self.channels,), 2 / 127.5), torch.full((self.channels,), -2.0)
+
     def build(self, stem: StemShape, seed: int) -> tuple[nn.Module, str]:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -173,6 +180,7 @@ class Classification:
                 "balanced_accuracy": float(balanced_accuracy_score(labels, predicted)),
                 "macro_f1": float(f1_score(labels, predicted, average="macro")),
                 "roc_auc": auc,
+                "calibration_error": calibration_error(probabilities.max(1), correct),
             },
             items={"correct": correct, "predicted": predicted.astype(np.int32), "probability": probabilities.max(1)},
         )

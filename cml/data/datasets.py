@@ -88,7 +88,8 @@ def stratified_split(strata: Sequence[str], share: float, seed: int) -> np.ndarr
     return test
 
 
-def _revision(paths: Sequence[Path], labels: Sequence[int]) -> str:
+def fingerprint_files(paths: Sequence[Path], labels: Sequence[int]) -> str:
+    """12 hexadecimal digits that change with any file's name, content or label."""
     digest = hashlib.sha256()
     for path, label in zip(paths, labels, strict=True):
         digest.update(f"{path.name}:{label}:".encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -119,7 +120,7 @@ def elpv() -> ImageDataset:
         train=Split([p for p, t in zip(paths, test, strict=True) if not t], labels[~test], 1),
         test=Split([p for p, t in zip(paths, test, strict=True) if t], labels[test], 1),
         size=256,
-        revision=_revision(paths, labels.tolist()),
+        revision=fingerprint_files(paths, labels.tolist()),
         description=f"solar cells (elpv-dataset {version}), defect probability >= 0.5",
     )
 
@@ -162,7 +163,7 @@ def folder(path: str = "") -> ImageDataset:
         train=split(train),
         test=split(test),
         size=max(32, min(256, middle // 32 * 32)),
-        revision=_revision([p for p, _ in everything], [label for _, label in everything]),
+        revision=fingerprint_files([p for p, _ in everything], [label for _, label in everything]),
         description=f"{root.name}, {len(classes)} classes",
     )
 
