@@ -39,6 +39,9 @@ LADDERS: Mapping[str, tuple[float, ...]] = {
     "webp": (1, 10, 25, 45, 60, 75, 85, 93),
     "avif": (5, 15, 25, 35, 50, 65, 78, 88),
     "jpegxl": (5, 15, 30, 50, 65, 80, 90, 95),
+    "heic": (10, 18, 26, 34, 42, 50, 60, 70),
+    "jpegls": (60, 40, 25, 15, 9, 6),
+    "bits": (1, 2, 3, 4),
     "resize": (8, 6, 4, 3, 2),
 }
 """Values of the steering option for a codec named without one: from about 0.1 to about 3 bits a pixel of a photo."""

@@ -1,4 +1,4 @@
-"""The codecs people already use, through Pillow: JPEG, JPEG 2000, WebP, AVIF; grey and RGB, 8 bits a sample.
+"""The lossy codecs people already use, through Pillow: JPEG, JPEG 2000, WebP, AVIF; grey and RGB, 8 bits a sample.
 
 Their bytes are ordinary files of the format, without a container of ours, so that the rate is what a file costs.
 """
@@ -22,16 +22,26 @@ from cml.codecs.base import Codec, CodecSpec, fingerprint, to_uint8
 from cml.errors import BitstreamError, CodecError
 
 
+def to_samples(x: Tensor) -> np.ndarray:
+    """(1 or 3, H, W) in [-1, 1] to uint8 (H, W) or (H, W, 3)."""
+    samples = to_uint8(x).numpy()
+    return samples[0] if len(samples) == 1 else samples.transpose(1, 2, 0).copy()
+
+
+def from_samples(samples: np.ndarray) -> Tensor:
+    """uint8 (H, W) or (H, W, channels) to (channels, H, W) in [-1, 1]."""
+    planes = samples[None] if samples.ndim == 2 else samples.transpose(2, 0, 1)
+    return torch.from_numpy(planes.astype(np.float32)) / 127.5 - 1
+
+
 def to_pillow(x: Tensor) -> Image.Image:
     """(1 or 3, H, W) in [-1, 1] to an 8-bit grey or RGB picture."""
-    samples = to_uint8(x).numpy()
-    return Image.fromarray(samples[0]) if len(samples) == 1 else Image.fromarray(samples.transpose(1, 2, 0).copy())
+    return Image.fromarray(to_samples(x))
 
 
 def from_pillow(picture: Image.Image, channels: int) -> Tensor:
     """An 8-bit picture to (channels, H, W) in [-1, 1]."""
-    samples = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32)
-    return torch.from_numpy(samples.reshape(*samples.shape[:2], channels).transpose(2, 0, 1).copy()) / 127.5 - 1
+    return from_samples(np.asarray(picture.convert("L" if channels == 1 else "RGB")))
 
 
 def save_picture(picture: Image.Image, codec: str, options: Mapping[str, Any]) -> bytes:
@@ -80,6 +90,25 @@ def refuse_16_bits(codec: str, bit_depth: int) -> None:
         raise CodecError(f"{codec} keeps 8 bits a sample, the signal has 16; convert it, or take another codec.")
 
 
+def brands(blob: bytes) -> set[bytes]:
+    """The formats that the first box of an AVIF or HEIC file names, none for other files."""
+    end = int.from_bytes(blob[:4], "big") if blob[4:8] == b"ftyp" else 0
+    return {blob[at : at + 4] for at in (8, *range(16, min(end, 256), 4)) if at < end}
+
+
+def is_jpeg_ls(blob: bytes) -> bool:
+    """Whether bytes start as JPEG-LS does: as JPEG, then a frame of its own or the SPIFF header that CharLS writes."""
+    return blob[:3] == b"\xff\xd8\xff" and blob[3:4] in (b"\xf7", b"\xe8")
+
+
+def check_option(codec: str, option: str, value: Any, low: float, high: float, whole: bool = True) -> None:
+    """Raise CodecError unless a value is a number, whole or not, from low to high."""
+    kinds = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+        kind = "whole number" if whole else "number"
+        raise CodecError(f"{codec} takes a {kind} from {low} to {high} as {option}, not {value!r}.")
+
+
 def pillow_version(library: str) -> dict[str, str]:
     """Versions of Pillow and of the library behind a format, for a result's settings."""
     return {"pillow": PIL.__version__, library: str(features.version(library))}
@@ -90,6 +119,7 @@ class PillowCodec(Codec):
 
     format: str
     library: str
+    lossless = False
 
     def __init__(self, point: str, **options: Any):
         self._options = options
@@ -98,6 +128,7 @@ class PillowCodec(Codec):
             name=point,
             ndim=2,
             channels=(1, 3),
+            lossless=self.lossless,
             codec_id=fingerprint({"codec": self.format, "version": 1}),
             settings={"format": self.format, **effective, **pillow_version(self.library)},
         )
@@ -140,7 +171,7 @@ class Jpeg(PillowCodec):
     format, library = "JPEG", "libjpeg_turbo"
 
     def __init__(self, quality: int = 75, subsampling: str = "4:2:0"):
-        _check("jpeg", "quality", quality, 1, 100)
+        check_option("jpeg", "quality", quality, 1, 100)
         if subsampling not in ("4:2:0", "4:2:2", "4:4:4"):
             raise CodecError(f"jpeg takes subsampling 4:2:0, 4:2:2 or 4:4:4, not {subsampling!r}.")
         extra = "" if subsampling == "4:2:0" else f",subsampling={subsampling}"
@@ -148,7 +179,7 @@ class Jpeg(PillowCodec):
 
     @classmethod
     def matches(cls, blob: bytes) -> bool:
-        return blob[:3] == b"\xff\xd8\xff"
+        return blob[:3] == b"\xff\xd8\xff" and not is_jpeg_ls(blob)
 
 
 class Jpeg2000(PillowCodec):
@@ -164,7 +195,7 @@ class Jpeg2000(PillowCodec):
     format, library = "JPEG2000", "jpg_2000"
 
     def __init__(self, rate: float = 20, wavelet: str = "9/7", colour: str = "ycc"):
-        _check("jpeg2000", "rate", rate, 1, 10_000)
+        check_option("jpeg2000", "rate", rate, 1, 10_000, whole=False)
         for option, value, known in (("wavelet", wavelet, ("9/7", "5/3")), ("colour", colour, ("ycc", "rgb"))):
             if value not in known:
                 raise CodecError(f"jpeg2000: {option} must be one of {', '.join(known)}, not {value!r}.")
@@ -198,8 +229,8 @@ class WebP(PillowCodec):
     _GREY = b"L"
 
     def __init__(self, quality: int = 80, method: int = 4):
-        _check("webp", "quality", quality, 0, 100)
-        _check("webp", "method", method, 0, 6)
+        check_option("webp", "quality", quality, 0, 100)
+        check_option("webp", "method", method, 0, 6)
         super().__init__(
             f"webp:quality={quality}" + ("" if method == 4 else f",method={method}"), quality=quality, method=method
         )
@@ -228,8 +259,8 @@ class Avif(PillowCodec):
     format, library = "AVIF", "avif"
 
     def __init__(self, quality: int = 75, speed: int = 6):
-        _check("avif", "quality", quality, 0, 100)
-        _check("avif", "speed", speed, 0, 10)
+        check_option("avif", "quality", quality, 0, 100)
+        check_option("avif", "speed", speed, 0, 10)
         if not features.check("avif"):
             raise CodecError("This Pillow was built without AVIF; install the wheel: pip install -U 'pillow>=11.3'.")
         super().__init__(
@@ -242,11 +273,4 @@ class Avif(PillowCodec):
 
     @classmethod
     def matches(cls, blob: bytes) -> bool:
-        return blob[4:8] == b"ftyp" and blob[8:12] in (b"avif", b"avis", b"mif1")
-
-
-def _check(codec: str, option: str, value: Any, low: float, high: float) -> None:
-    kinds = (int,) if option != "rate" else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-        whole = "" if option == "rate" else "whole "
-        raise CodecError(f"{codec} takes a {whole}number from {low} to {high} as {option}, not {value!r}.")
+        return not brands(blob).isdisjoint({b"avif", b"avis"})

@@ -1,5 +1,6 @@
 """Making codecs by name, and finding the codec of some bytes."""
 
+import importlib
 import inspect
 import re
 from functools import cache
@@ -24,16 +25,35 @@ CODECS = Registry(
         "webp": "cml.codecs.conventional:WebP",
         "avif": "cml.codecs.conventional:Avif",
         "jpegxl": "cml.codecs.jpegxl:JpegXl",
+        "jpegls": "cml.codecs.jpegls:JpegLs",
+        "heic": "cml.codecs.heif:Heic",
+        "png": "cml.codecs.lossless:Png",
+        "webp-lossless": "cml.codecs.lossless:WebPLossless",
+        "bits": "cml.codecs.bits:Bits",
+        "vq": "cml.codecs.vq:VectorQuantizer",
     },
 )
 
-# Codecs made in this process, so that `decompress` finds one that was loaded from a folder.
+# Codecs named with what holds their weights, "vae:FOLDER".
+_LOADERS = {
+    "walloc": "cml.codecs.published:load_published",
+    "livecodec": "cml.codecs.published:load_published",
+    "vae": "cml.codecs.diffusers_vae:load_vae",
+    "cosmos": "cml.codecs.diffusers_vae:load_vae",
+    "taef2": "cml.codecs.taef2:load_taef2",
+    "compressai": "cml.codecs.compressai:load_compressai",
+}
+
+# Codecs made in this process, so that `decompress` finds one whose weights or description lie in a file.
 _seen: dict[str, str] = {}
 
 
 def parse_operating_point(text: str) -> tuple[str, dict[str, Any]]:
-    """ "jpeg:quality=10,subsampling=4:4:4" to ("jpeg", {"quality": 10, "subsampling": "4:4:4"})."""
-    match = re.fullmatch(r"(?P<name>.+?)(?::(?P<options>\w+=.*))?", text.strip())
+    """ "jpeg:quality=10,subsampling=4:4:4" to ("jpeg", {"quality": 10, "subsampling": "4:4:4"}).
+
+    After a name with a colon of its own a comma reads better, "command:vtm.yaml,qp=32"; either mark will do.
+    """
+    match = re.fullmatch(r"(?P<name>.+?)(?:[:,](?P<options>\w+=.*))?", text.strip())
     if not match:
         raise CodecError("The name of a codec is empty; `cml list` shows the names.")
     options: dict[str, Any] = {}
@@ -61,7 +81,9 @@ def create_codec(name: str, **options: Any) -> Codec:
 
     Args:
         name: "jpeg", "rgb_f8c48:step=0.5", a folder of config.json and model.safetensors, "hf:owner/name",
-            or a checkpoint of the papers' packages, "walloc:FILE.pth" or "livecodec:FILE".
+            a checkpoint of the papers' packages, "walloc:FILE.pth" or "livecodec:FILE", a learned rival,
+            "vae:FOLDER", "cosmos:FOLDER", "taef2", "compressai:mbt2018,quality=3", or external programs,
+            "command:FILE.yaml" (see `cml.codecs.command`).
         options: the same options as keywords; they win over those in the name.
 
     Raises:
@@ -71,13 +93,15 @@ def create_codec(name: str, **options: Any) -> Codec:
     name, written = parse_operating_point(name)
     options = written | options
     if name in CODECS:
-        return _construct(CODECS.get(name), name, options)
-    if name.startswith(("walloc:", "livecodec:")):
-        from cml.codecs.published import load_published
+        return _remember(_construct(CODECS.get(name), name, options))
+    if name.startswith("command:"):
+        from cml.codecs.command import Command
 
-        codec = _construct(load_published, name, options, name=name)
-        _seen[codec.spec.codec_id] = name
-        return codec
+        return _remember(Command(name.removeprefix("command:"), options))
+    kind = name.partition(":")[0]
+    if kind in _LOADERS:
+        module, _, function = _LOADERS[kind].partition(":")
+        return _remember(_construct(getattr(importlib.import_module(module), function), name, options, name=name))
     folder = hub.locate(name)
     if folder is None:
         raise CmlError(
@@ -86,6 +110,11 @@ def create_codec(name: str, **options: Any) -> Codec:
         )
     codec = _construct(load_wavelet_codec, name, options, name=name, folder=folder)
     _seen[codec.spec.codec_id] = name if name.startswith("hf:") else str(folder.resolve())
+    return codec
+
+
+def _remember(codec: Codec) -> Codec:
+    _seen[codec.spec.codec_id] = codec.spec.name
     return codec
 
 
@@ -126,8 +155,8 @@ def identify(blob: bytes) -> Codec:
         bundled = _bundled(codec_id or "")
     if bundled is not None:
         return bundled
-    for name in CODECS.names():
-        codec = CODECS.get(name).claim(blob)
+    for kind in CODECS.loadable():
+        codec = kind.claim(blob)
         if codec is not None:
             return codec
     if codec_id is None:

@@ -4,11 +4,10 @@ import importlib
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from cml.codecs.base import Codec, CodecSpec, fingerprint, to_uint8
-from cml.codecs.conventional import refuse_16_bits
+from cml.codecs.base import Codec, CodecSpec, fingerprint
+from cml.codecs.conventional import check_option, from_samples, refuse_16_bits, to_samples
 from cml.errors import BitstreamError, CodecError
 
 # A bare codestream, and the boxes that other encoders write around one.
@@ -25,11 +24,12 @@ def distance_of(quality: float) -> float:
     return 53 / 3000 * quality**2 - 23 / 20 * quality + 25
 
 
-def _library() -> Any:
+def load_imagecodecs(codec: str) -> Any:
+    """The package imagecodecs, or a CodecError that says how to get it."""
     try:
         return importlib.import_module("imagecodecs")
     except ImportError as error:
-        raise CodecError("jpegxl needs the package imagecodecs: pip install 'cml-toolkit[bench]'.") from error
+        raise CodecError(f"{codec} needs the package imagecodecs: pip install 'cml-toolkit[bench]'.") from error
 
 
 class JpegXl(Codec):
@@ -44,11 +44,9 @@ class JpegXl(Codec):
     """
 
     def __init__(self, quality: float = 75, effort: int = _DEFAULT_EFFORT):
-        if isinstance(quality, bool) or not isinstance(quality, (int, float)) or not 0 <= quality <= 100:
-            raise CodecError(f"jpegxl takes a number from 0 to 100 as quality, not {quality!r}.")
-        if isinstance(effort, bool) or not isinstance(effort, int) or not 1 <= effort <= 10:
-            raise CodecError(f"jpegxl takes a whole number from 1 to 10 as effort, not {effort!r}.")
-        self._imagecodecs = _library()
+        check_option("jpegxl", "quality", quality, 0, 100, whole=False)
+        check_option("jpegxl", "effort", effort, 1, 10)
+        self._imagecodecs = load_imagecodecs("jpegxl")
         # In imagecodecs lossless is a mode of its own; a distance of 0 is a lossy file twice as large.
         how: dict[str, Any] = {"lossless": True} if quality == 100 else {"distance": distance_of(quality)}
         self._options = how | {"effort": effort, "numthreads": 1, "usecontainer": False}
@@ -72,10 +70,8 @@ class JpegXl(Codec):
 
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
         refuse_16_bits(self.spec.name, bit_depth)
-        samples = to_uint8(x).numpy()
-        samples = samples[0] if len(samples) == 1 else np.ascontiguousarray(samples.transpose(1, 2, 0))
         try:
-            return self._imagecodecs.jpegxl_encode(samples, **self._options)
+            return self._imagecodecs.jpegxl_encode(to_samples(x), **self._options)
         except (self._imagecodecs.JpegxlError, ValueError, MemoryError) as error:
             size = f"{x.shape[2]}x{x.shape[1]}"
             raise CodecError(f"{self.spec.name} cannot encode a picture of {size}: {error}.") from error
@@ -88,13 +84,12 @@ class JpegXl(Codec):
         # RuntimeError, of which JpegxlError is one, also stands for a header cut short.
         except (RuntimeError, ValueError, MemoryError) as error:
             raise BitstreamError(f"These bytes are not a whole JPEG XL picture: {error}.") from error
-        samples = samples[..., None] if samples.ndim == 2 else samples
-        if samples.dtype != np.uint8 or samples.ndim != 3 or samples.shape[2] not in (1, 3):
+        if samples.dtype != np.uint8 or samples.ndim not in (2, 3) or samples.shape[2:] not in ((), (1,), (3,)):
             raise BitstreamError(
                 f"This JPEG XL picture holds {samples.dtype} samples of shape {samples.shape}; cml reads single "
                 "pictures of 8-bit grey or RGB."
             )
-        return torch.from_numpy(samples.transpose(2, 0, 1).astype(np.float32)) / 127.5 - 1
+        return from_samples(samples)
 
     @staticmethod
     def matches(blob: bytes) -> bool:

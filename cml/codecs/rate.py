@@ -39,6 +39,10 @@ _STEERING = {
     "webp": Steering("quality", 0, 100),
     "avif": Steering("quality", 0, 100),
     "jpegxl": Steering("quality", 0, 100),
+    "heic": Steering("quality", 0, 100),
+    # A larger error is no longer a lower rate: the predictions suffer.
+    "jpegls": Steering("near", 60, 0),
+    "bits": Steering("bits", 1, 8),
     "resize": Steering("factor", 32, 1),
     "jpeg2000": Steering("rate", 2000.0, 1.0, whole=False),
 }
