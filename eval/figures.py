@@ -1,6 +1,7 @@
 """The curves of a report."""
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,20 @@ from matplotlib.lines import Line2D
 
 from cml.files import write_atomic
 
-MARKERS = {"pixels": "*", "bigpatch": "P", "resize": "s", "latent": "o", "reconstruction": "x"}
-LINES: dict[str, Any] = {"latent": "-", "resize": "-", "reconstruction": ":"}
+MARKERS = {"pixels": "*", "bigpatch": "P", "resize": "s", "latent": "o", "reconstruction": "x", "retrained": "^"}
+LINES: dict[str, Any] = {"latent": "-", "resize": "-", "reconstruction": ":", "retrained": "--"}
 
 
 def family(codec: str) -> str:
-    """ "jpeg:quality=10" to "jpeg"."""
-    return (
-        codec.partition(":")[0]
-        if not codec.startswith(("/", ".", "hf:"))
-        else Path(codec.rpartition(":")[0] or codec).name
-    )
+    """What the points of one curve have in common: the codec and those of its options that are words.
+
+    "jpeg:quality=10" to "jpeg", "rgb_f8c12:decoder=linear,step=0.5" to "rgb_f8c12:decoder=linear", and paths to their
+    last part.
+    """
+    base, *options = re.split(r"[:,](?=\w+=)", codec)
+    kind, colon, place = base.rpartition(":")
+    words = [option for option in options if not re.fullmatch(r"\w+=[-+.\de]+", option)]
+    return kind + colon + Path(place).name + (":" + ",".join(words) if words else "")
 
 
 def colours(codecs: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The report of a run: a table for the terminal, `summary.csv`, `report.md`, and pictures."""
+"""The report of a run: a table for the terminal, `summary.csv`, `report.md`, pictures, and the page."""
 
 import io
 import json
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from cml.eval import figures, gallery
 from cml.eval.metrics import retention
-from cml.eval.protocols import VIEWS
+from cml.eval.protocols import USUAL_VIEWS, VIEWS
 from cml.eval.results import Result, Run
 from cml.eval.statistics import paired_bootstrap
 from cml.tasks.base import Task
@@ -34,23 +34,31 @@ PICTURES = {
 }
 
 
-def summarize(results: Sequence[Result], run: Run) -> pd.DataFrame:
+def summarize(results: Sequence[Result], run: Run, score: str | None = None) -> pd.DataFrame:
     """One row a condition: mean and standard deviation of each metric over seeds, rate, cost, and retention.
 
-    Retention is (score - chance) / (ceiling - chance) of the first metric, with `pixels` as the ceiling. `gain` is the
+    Retention is (score - chance) / (ceiling - chance) of the main metric, with `pixels` as the ceiling. `gain` is the
     share of test items that a condition gets right and `bigpatch` does not, less the reverse, with its paired bootstrap
-    interval. The attribute `failed` of the frame holds the failed cells.
+    interval; `pixels` is in its place where a task has no `bigpatch`. The attribute `failed` of the frame holds the
+    failed cells, `control` the view that `gain` is against.
+
+    Args:
+        results: cells, good and failed.
+        run: where their items are.
+        score: the main metric; None for the first.
     """
     good = [result for result in results if result.status == "ok"]
+    score = score or (main_score(good) if good else None)
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in good:
         groups.setdefault((result.view, result.codec), []).append(result)
     outcomes = {name: np.stack([run.items(m.key)["correct"] for m in members]) for name, members in groups.items()}
-    control = next((outcome for (view, _), outcome in outcomes.items() if view == "bigpatch"), None)
+    against = next((view for view in ("bigpatch", "pixels") if any(view == v for v, _ in groups)), None)
+    control = next((outcome for (view, _), outcome in outcomes.items() if view == against), None)
     rows = []
     for (view, codec), members in groups.items():
         row: dict[str, Any] = {"view": view, "codec": codec, "seeds": len(members)}
-        for name in members[0].metrics:
+        for name in sorted(members[0].metrics, key=lambda name: name != score):
             values = pd.Series([member.metrics[name] for member in members])
             row[name], row[f"{name}_sd"] = values.mean(), values.std(ddof=1)
         for name in _SINGLE:
@@ -63,8 +71,8 @@ def summarize(results: Sequence[Result], run: Run) -> pd.DataFrame:
         rows.append(row)
     table = pd.DataFrame(rows)
     table.attrs["failed"] = [result for result in results if result.status != "ok"]
+    table.attrs["control"] = against
     if rows:
-        score = main_score(good)
         ceiling = table.loc[table["view"] == "pixels", score]
         top = float(ceiling.iloc[0]) if len(ceiling) else float("nan")
         table["retention"] = [
@@ -73,6 +81,11 @@ def summarize(results: Sequence[Result], run: Run) -> pd.DataFrame:
         table["order"] = table["view"].map(VIEWS.index)
         table = table.sort_values(["order", "codec"], kind="stable").drop(columns="order").reset_index(drop=True)
     return table
+
+
+def control_of(table: pd.DataFrame) -> str | None:
+    """The view that `gain` is against; None where there is none."""
+    return table.attrs.get("control")
 
 
 def main_score(results: Sequence[Result]) -> str:
@@ -92,7 +105,8 @@ def columns(table: pd.DataFrame, score: str) -> pd.DataFrame:
     out |= {score: spread(score), "kept": [f"{v:.0%}" if pd.notna(v) else "" for v in table["retention"]]}
     if "gain" in table:
         gains = zip(table["view"], table["gain"], table["gain_low"], table["gain_high"], strict=True)
-        out["against bigpatch"] = ["" if v == "bigpatch" else f"{g:+.3f} [{a:+.3f}, {b:+.3f}]" for v, g, a, b in gains]
+        control = control_of(table)
+        out[f"against {control}"] = ["" if v == control else f"{g:+.3f} [{a:+.3f}, {b:+.3f}]" for v, g, a, b in gains]
     for name, label in (("balanced_accuracy", "balanced"), ("macro_f1", "F1"), ("roc_auc", "AUC")):
         if name in table:
             out[label] = spread(name)
@@ -153,9 +167,28 @@ def write(
     fresh: bool,
 ) -> None:
     """Write the report's files; pictures again only when a cell is new or one is missing."""
-    write_atomic(run.folder / "run.json", json.dumps({"request": request, "task": task.key}, indent=1) + "\n")
-    if not len(table):
-        return
+    about = {
+        "name": task.name, "description": task.description, "score": task.main_score, "size": list(task.size),
+        "train": task.count("train"), "test": task.count("test"),
+    }  # fmt: skip
+    stored = {"request": request, "task": task.key, "about": about, "keys": [result.key for result in results]}
+    write_atomic(run.folder / "run.json", json.dumps(stored, indent=1) + "\n")
+    if len(table):
+        _write_tables(run, table, results, task, codecs, request, fresh)
+    from cml.eval import page  # it reads what this module writes
+
+    page.write(run.folder)
+
+
+def _write_tables(
+    run: Run,
+    table: pd.DataFrame,
+    results: Sequence[Result],
+    task: Task,
+    codecs: Sequence[Codec],
+    request: Mapping[str, Any],
+    fresh: bool,
+) -> None:
     buffer = io.StringIO()
     table.to_csv(buffer, index=False, float_format="%.6g")
     changed = not _same(run, buffer.getvalue())
@@ -165,6 +198,8 @@ def write(
         figures.rate(table, score, run.folder / "rate.png")
         figures.dimension(table, score, run.folder / "dimension.png")
         gallery.draw(task, codecs, table, run.folder / "gallery.png")
+    if fresh or changed or not (run.folder / "gallery" / gallery.INDEX).exists():
+        gallery.keep(task, codecs, run.folder / "gallery")
     write_atomic(run.folder / "report.md", markdown(table, results, task, codecs, request, run.folder))
 
 
@@ -175,12 +210,14 @@ def _same(run: Run, text: str) -> bool:
 
 def command(request: Mapping[str, Any]) -> str:
     """The command line that makes this run again."""
-    options = ["task", "data", "backbone", "size", "patch", "epochs", "seeds"]
+    # a model that comes trained has no epochs, and neither size nor seeds to choose
+    trained = ["size", "patch", "epochs", "seeds"] if request["epochs"] else []
+    options = ["task", "data", "backbone", *trained]
     parts = ["cml", "compare"]
     for name in options:
         parts += [f"--{name}", str(request[name])]
     parts += ["--codecs", " ".join(request["codecs"])]
-    if tuple(request["views"]) != VIEWS:
+    if tuple(request["views"]) != USUAL_VIEWS:
         parts += ["--views", " ".join(request["views"])]
     return shlex.join(parts)
 
@@ -209,8 +246,7 @@ def markdown(
         "model of `pixels` does on the same pictures. *Against bigpatch*: paired difference on the same test pictures, "
         "with a 95 % bootstrap interval over pictures.",
         "",
-        f"Pictures: {task.description}, {task.count('train')} to train and {task.count('test')} to test, each resized "
-        f"whole to {task.size[0]}x{task.size[1]} before any codec; bpp is of the resized picture. `identity` is "
+        f"Pictures: {task.description}, {_pictures(task)} before any codec; bpp is of that picture. `identity` is "
         "charged raw samples, `resize` lossless WebP. Values: numbers a sample that the model reads. Encode and load: "
         "one thread, picture to container, container to the model's input. Train: samples a second, all threads, "
         "from memory.",
@@ -232,6 +268,13 @@ def markdown(
     for name, settings in seen.items():
         lines += ["| " + " | ".join((name, *costs[name], f"`{json.dumps(dict(settings))}`")) + " |"]
     return "\n".join(lines) + "\n"
+
+
+def _pictures(task: Task) -> str:
+    size = f"{task.size[0]}x{task.size[1]}"
+    if task.frozen:
+        return f"{task.count('test')} to test, each brought to {size} as the model wants it"
+    return f"{task.count('train')} to train and {task.count('test')} to test, each resized whole to {size}"
 
 
 def _markdown_table(frame: pd.DataFrame) -> str:

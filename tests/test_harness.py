@@ -143,7 +143,7 @@ def test_every_part_of_the_key_matters(picture_folder):
     [
         ({"codecs": ["jepg"]}, "did you mean jpeg"),
         ({"codecs": ["rgb_f8c48"]}, "choose another codec"),
-        ({"views": ["latents"]}, "views are pixels"),
+        ({"views": ["latents"]}, "are pixels, bigpatch"),
         ({"seeds": 0}, "1 seed"),
         ({"epochs": 0}, "1 epoch"),
         ({"size": 4}, "8 pixels"),

@@ -3,13 +3,16 @@
 A module a command or two; each imports what it needs when it runs, so that help comes at once.
 """
 
-from cml.cli import bench, codecs, compare, export, files, info, rd, train
+from cml.cli import bench, codecs, compare, export, files, info, rd, report, train
 from cml.cli.app import app, console, errors, main
 
 __all__ = ["app", "console", "errors", "main"]
 
 # In the order of `cml --help`.
-for command in (compare.compare, rd.rd, bench.bench, files.encode, files.decode, info.info, export.export, codecs.fit):
+for command in (
+    compare.compare, report.report, rd.rd, bench.bench, files.encode, files.decode, info.info, export.export,
+    codecs.fit,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(train.train, name="train")
 app.command("list")(codecs.list_names)

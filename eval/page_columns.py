@@ -1,0 +1,122 @@
+"""What the page knows of the columns of a comparison: names, units, how to write a number, and which end is good."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the table, and a possible axis of a chart."""
+
+    key: str
+    label: str
+    note: str = ""
+    """One sentence: what the number is."""
+    kind: str = "fixed"
+    """text, fixed (`digits` after the point), signed, percent, whole, short (12.3 k) or figures (3 significant)."""
+    digits: int = 3
+    better: str = ""
+    """high, low, or nothing where neither end is good."""
+    log: bool = False
+    """Whether its axis is logarithmic."""
+    shown: bool = False
+    """Whether the table shows it from the start."""
+
+
+_RATE = (
+    Column("bpp", "bpp", "Bits a pixel: 8 x the bytes of the whole container, mean over the test pictures.",
+           better="low", log=True, shown=True),
+)  # fmt: skip
+_COST = (
+    Column("dimensions", "values", "Numbers a sample that the model reads.", "whole", better="low", log=True,
+           shown=True),
+    Column("tokens", "tokens", "Positions that leave the stem of the model.", "whole", better="low", log=True),
+    Column("encode_mps", "encode MP/s", "Megapixels a second, picture to container, one thread.", "figures",
+           better="high", log=True, shown=True),
+    Column("load_ips", "load /s", "Samples a second, container to the input of the model, one thread.", "figures",
+           better="high", log=True, shown=True),
+    Column("train_ips", "train /s", "Samples a second while training, all threads, from memory.", "figures",
+           better="high", log=True),
+    Column("stem_macs", "stem MACs", "Multiplications of the stem a sample.", "short", better="low", log=True),
+    Column("backbone_macs", "body MACs", "Multiplications of the rest of the model a sample.", "short", better="low",
+           log=True),
+    Column("parameters", "parameters", "Of the model.", "short", better="low", log=True),
+    Column("codec_encode_macs", "encoder MACs/px", "Multiplications of the encoder a pixel.", "figures", better="low",
+           log=True),
+    Column("codec_decode_macs", "decoder MACs/px", "Multiplications of the decoder a pixel.", "figures", better="low",
+           log=True),
+    Column("codec_encode_parameters", "encoder parameters", "", "short", better="low", log=True),
+    Column("codec_decode_parameters", "decoder parameters", "", "short", better="low", log=True),
+)  # fmt: skip
+_METRICS = {
+    column.key: column
+    for column in (
+        Column("accuracy", "accuracy", "Share of the test items that are read right.", better="high"),
+        Column("top1", "top-1", "Share of the test items whose first guess is right.", better="high"),
+        Column("top5", "top-5", "Share of the test items with the right class among five guesses.", better="high"),
+        Column("agreement", "agreement", "Share of the test items read as without compression.", better="high"),
+        Column("balanced_accuracy", "balanced", "Accuracy, mean over the classes.", better="high"),
+        Column("macro_f1", "F1", "Mean over the classes.", better="high"),
+        Column("roc_auc", "AUC", "Area under the receiver operating curve.", better="high"),
+        Column("calibration_error", "ECE", "Expected calibration error: confidence against accuracy.", better="low"),
+        Column("by_pixels_model", "by pixels' model", "The score of the model of `pixels` on the same pictures.",
+               better="high"),
+        Column("on_originals", "on originals", "The score of the same model on pictures never compressed.",
+               better="high"),
+        Column("psnr", "PSNR, dB", "Of the reconstruction, 8 bits, mean over the test pictures.", digits=1,
+               better="high", shown=True),
+        Column("ssim", "SSIM", "Structural similarity.", digits=4, better="high"),
+        Column("ms_ssim", "MS-SSIM", "Structural similarity over five scales.", digits=4, better="high"),
+        Column("lpips", "LPIPS", "Learned perceptual distance.", better="low"),
+        Column("dists", "DISTS", "Distance of structure and texture.", better="low"),
+        Column("lpips_db", "LPIPS, dB", "-10 log10 of the distance.", digits=1, better="high"),
+        Column("dists_db", "DISTS, dB", "-10 log10 of the distance.", digits=1, better="high"),
+    )
+}  # fmt: skip
+DISTORTIONS = ("psnr", "ssim", "ms_ssim", "lpips", "dists", "lpips_db", "dists_db")
+_OTHERS = {"chance", "seeds", "gain_low", "gain_high"}
+
+
+def label_of(metric: str) -> str:
+    """A metric as people write it."""
+    return _metric(metric, shown=False).label
+
+
+def columns_of(names: Iterable[str], score: str, control: str | None) -> list[dict[str, Any]]:
+    """The columns of a summary, in the order of the page; ones that nobody described get their name as label.
+
+    Args:
+        names: columns of `report.summarize`.
+        score: the main metric.
+        control: the view that `gain` is against; None where there is none.
+    """
+    names = list(names)
+    known = {column.key for column in (*_RATE, *_COST)}
+    metrics = [name for name in names if f"{name}_sd" in names or name in _METRICS]
+    metrics = [score, *(name for name in metrics if name != score)]
+    others = [
+        name
+        for name in names
+        if name not in {*known, *metrics, *_OTHERS, "view", "codec", "gain", "retention"} and not name.endswith("_sd")
+    ]
+    out = [
+        Column("view", "view", "What the model reads.", "text", shown=True),
+        Column("codec", "codec", "The operating point.", "text", shown=True),
+        *_RATE,
+        _metric(score, shown=True),
+    ]
+    if control is not None:
+        note = f"Share of test items read right here and not by {control}, less the reverse; 95 % bootstrap interval."
+        out.append(Column("gain", f"against {control}", note, "signed", better="high", shown=True))
+    note = "(score - chance) / (pixels - chance)."
+    out.append(Column("retention", "kept", note, "percent", digits=0, better="high", shown=True))
+    out += [_metric(name, shown=name in ("psnr", "top5", "agreement", "on_originals")) for name in metrics[1:]]
+    out += [*_COST, *(Column(name, name.replace("_", " "), kind="figures") for name in others)]
+    out.append(Column("seeds", "seeds", "Trainings that the mean is over.", "whole"))
+    return [asdict(column) for column in out if column.key in names]
+
+
+def _metric(name: str, shown: bool) -> Column:
+    known = _METRICS.get(name, Column(name, name.replace("_", " "), better="high"))
+    return replace(known, shown=shown)
