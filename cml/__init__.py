@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cml.codecs.factory import decompress as decompress
     from cml.codecs.factory import list_codecs as list_codecs
     from cml.codecs.fit import fit_codec as fit_codec
+    from cml.data.augment import LatentAugment as LatentAugment
     from cml.data.datasets import load_dataset as load_dataset
     from cml.data.loading import LatentFolder as LatentFolder
     from cml.data.loading import LatentShards as LatentShards
@@ -39,6 +40,7 @@ _LAZY = {
     "decompress": "cml.codecs.factory",
     "list_codecs": "cml.codecs.factory",
     "fit_codec": "cml.codecs.fit",
+    "LatentAugment": "cml.data.augment",
     "load_dataset": "cml.data.datasets",
     "LatentFolder": "cml.data.loading",
     "LatentShards": "cml.data.loading",
