@@ -1,14 +1,15 @@
 """Names to things: one `Registry` serves codecs, data sets, tasks and backbones.
 
 An entry is a string "module:attribute", imported when it is first asked for, so that a list of names costs nothing.
-Other packages add entries through the entry-point groups `cml.codecs`, `cml.datasets`, `cml.tasks`, `cml.backbones`.
+Other packages add entries through the entry-point groups `cml.codecs`, `cml.datasets`, `cml.tasks`, `cml.backbones`. A
+plug-in that cannot be used, since it is broken or its name is taken, says so when its name is asked for, and only then.
 """
 
 import difflib
 import fnmatch
 import importlib
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cml.errors import CmlError
@@ -25,6 +26,8 @@ class Registry:
     def __init__(self, kind: str, entries: Mapping[str, str]):
         self.kind = kind
         self._entries: dict[str, str] = {}
+        self._packages: dict[str, str] = {}  # of the plug-ins
+        self._clashes: dict[str, str] = {}
         self._plugins_loaded = False
         for name, target in entries.items():
             self.add(name, target)
@@ -38,10 +41,20 @@ class Registry:
         self._entries[name] = target
 
     def _load_plugins(self) -> None:
-        if not self._plugins_loaded:
-            self._plugins_loaded = True
-            for point in importlib.metadata.entry_points(group=f"cml.{self.kind}s"):
-                self.add(point.name, point.value)
+        if self._plugins_loaded:
+            return
+        self._plugins_loaded = True
+        for point in importlib.metadata.entry_points(group=f"cml.{self.kind}s"):
+            package = point.dist.name if point.dist else "unknown"
+            if point.name in self._entries:
+                first = self._packages.get(point.name)
+                first = f"the package {first}" if first else "cml itself"
+                self._clashes[point.name] = (
+                    f"The name of the {self.kind} {point.name!r} is taken twice, by {first} and by the package "
+                    f"{package}: uninstall one, or ask its makers for another name."
+                )
+            else:
+                self._entries[point.name], self._packages[point.name] = point.value, package
 
     def names(self, pattern: str = "*") -> list[str]:
         """The registered names that match a shell pattern, sorted."""
@@ -57,8 +70,27 @@ class Registry:
         self._load_plugins()
         if name not in self._entries:
             raise CmlError(unknown(self.kind, name, self.names()))
+        if name in self._clashes:
+            raise CmlError(self._clashes[name])
         module, _, attribute = self._entries[name].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # whatever the modules of other people raise
+            if name not in self._packages:
+                raise
+            raise CmlError(
+                f"The {self.kind} {name!r} of the package {self._packages[name]} does not load "
+                f"({type(error).__name__}: {error}): repair or uninstall that package."
+            ) from error
+
+    def loadable(self) -> Iterator[Any]:
+        """What all names stand for, in their order; a plug-in that cannot be used is left out."""
+        for name in self.names():
+            try:
+                thing = self.get(name)
+            except CmlError:
+                continue
+            yield thing
 
 
 def unknown(kind: str, name: str, known: list[str]) -> str:

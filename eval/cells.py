@@ -4,11 +4,13 @@ import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 import torch
+from cml.eval import answers
 from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
 from cml.eval.progress import Progress
 from cml.eval.protocols import PROTOCOL_VERSION, Prepared, prepare, prepared_items, view_stem
@@ -51,8 +53,13 @@ def context_of(task: Task, condition: Condition, seed: int, patch: int) -> dict[
         "codec_settings": dict(spec.settings),
         "patch": patch,
         "seed": seed,
-        "versions": {"cml": cml.__version__, **{name: version(name) for name in _LIBRARIES}},
+        "versions": _versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"cml": cml.__version__, **{name: version(name) for name in _LIBRARIES}}
 
 
 def context_key(task: Task, condition: Condition, seed: int, patch: int) -> str:
@@ -62,12 +69,10 @@ def context_key(task: Task, condition: Condition, seed: int, patch: int) -> str:
 
 def execute(task: Task, conditions: Sequence[Condition], seeds: range, patch: int, run: Run) -> int:
     """Run the cells that have no good result yet; returns how many."""
-    done = run.results()
 
     def finished(condition: Condition, seed: int) -> bool:
         key = context_key(task, condition, seed, patch)
-        needs_model = condition.view in REUSED and not task.frozen and not run.model_path(key).exists()
-        return key in done and done[key].status == "ok" and not needs_model
+        return run.finished(key, model=condition.view in REUSED and not task.frozen)
 
     missing = {c: [s for s in seeds if not finished(c, s)] for c in conditions}
     total = sum(map(len, missing.values()))
@@ -146,8 +151,12 @@ def _run_cell(
         train_ips = trained.train_ips
     score = task.score(model, prepared.test)
     metrics = dict(score.metrics)
+    if score.pictures is not None:
+        metrics |= answers.measure(score.pictures)
+        answers.keep(run, key, score.pictures)
     if condition.view == "reconstruction":
-        metrics["agreement"] = _agreement(task, score, seed, patch, run)
+        if "predicted" in score.items:
+            metrics["agreement"] = _agreement(task, score, seed, patch, run)
         if not task.frozen:
             metrics["by_pixels_model"] = _score_by_ceiling(task, prepared, seed, patch, run)
     if prepared.originals is not None:

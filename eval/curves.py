@@ -17,6 +17,21 @@ MIN_POINTS = 4
 """Of a curve, for Bjontegaard differences: with fewer, a difference says more about the points than the codecs."""
 
 
+def undominated(rates: Sequence[float], quality: Sequence[float]) -> list[int]:
+    """Which points no other one beats or equals in rate and in quality, from the lowest rate up; finite ones only."""
+    if len(rates) != len(quality):
+        raise ValueError(f"A curve has as many rates as qualities, not {len(rates)} and {len(quality)}.")
+    points = sorted(
+        (i for i, (r, q) in enumerate(zip(rates, quality, strict=True)) if np.isfinite(r) and np.isfinite(q) and r > 0),
+        key=lambda i: (rates[i], -quality[i]),
+    )
+    kept: list[int] = []
+    for i in points:
+        if not kept or quality[i] > quality[kept[-1]]:
+            kept.append(i)
+    return kept
+
+
 @dataclass(frozen=True)
 class Curve:
     """Operating points of one codec, from the lowest rate up; quality rises with every point.
@@ -37,17 +52,8 @@ class Curve:
         since whoever has the codec would use the other; so are points without a finite number (lossless: infinite
         PSNR).
         """
-        if len(rates) != len(quality):
-            raise ValueError(f"A curve has as many rates as qualities, not {len(rates)} and {len(quality)}.")
-        points = sorted(
-            ((r, q) for r, q in zip(rates, quality, strict=True) if np.isfinite(r) and np.isfinite(q) and r > 0),
-            key=lambda point: (point[0], -point[1]),
-        )
-        kept: list[tuple[float, float]] = []
-        for rate, value in points:
-            if not kept or value > kept[-1][1]:
-                kept.append((float(rate), float(value)))
-        return cls(tuple(r for r, _ in kept), tuple(q for _, q in kept))
+        kept = undominated(rates, quality)
+        return cls(tuple(float(rates[i]) for i in kept), tuple(float(quality[i]) for i in kept))
 
     def quality_at(self, rate: float) -> float:
         """Interpolated quality at a rate; NaN outside the measured rates, never extrapolated."""
@@ -82,7 +88,7 @@ def bd_rate(
         CmlError: a curve has fewer than 4 points that no other point beats, or the qualities do not overlap.
     """
     anchor, curve = Curve.of(anchor_rates, anchor_quality), Curve.of(rates, quality)
-    gap = _mean_gap((anchor.quality, np.log(anchor.rates)), (curve.quality, np.log(curve.rates)), "ranges of quality")
+    gap = mean_gap((anchor.quality, np.log(anchor.rates)), (curve.quality, np.log(curve.rates)), "ranges of quality")
     return float(100 * np.expm1(gap))
 
 
@@ -97,14 +103,27 @@ def bd_quality(
     The mean is over log rate, over the range that both curves reach; arguments and errors as for `bd_rate`.
     """
     anchor, curve = Curve.of(anchor_rates, anchor_quality), Curve.of(rates, quality)
-    return _mean_gap((np.log(anchor.rates), anchor.quality), (np.log(curve.rates), curve.quality), "ranges of rate")
+    return float(
+        mean_gap((np.log(anchor.rates), anchor.quality), (np.log(curve.rates), curve.quality), "ranges of rate")
+    )
 
 
-_Line = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
+Line = tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]
 
 
-def _mean_gap(anchor: _Line, curve: _Line, what: str) -> float:
-    """Mean of curve - anchor over the interval of the first coordinate that both cover."""
+def mean_gap(anchor: Line, curve: Line, what: str) -> np.ndarray:
+    """Mean of curve - anchor over the interval of the first coordinate that both cover.
+
+    Args:
+        anchor, curve: x (P,), rising, and y (P, ...), which may hold several curves over the same x.
+        what: the first coordinate, for the sentence of an error.
+
+    Returns:
+        (...), a mean for each of the curves.
+
+    Raises:
+        CmlError: a curve has fewer than 4 points, or they do not overlap.
+    """
     for x, _ in (anchor, curve):
         if len(x) < MIN_POINTS:
             raise CmlError(
@@ -114,5 +133,5 @@ def _mean_gap(anchor: _Line, curve: _Line, what: str) -> float:
     low, high = max(anchor[0][0], curve[0][0]), min(anchor[0][-1], curve[0][-1])
     if low >= high:
         raise CmlError(f"The two curves have no Bjontegaard difference: their {what} do not overlap; measure more.")
-    areas = [float(PchipInterpolator(x, y).integrate(low, high)) for x, y in (anchor, curve)]
-    return (areas[1] - areas[0]) / float(high - low)
+    areas = [PchipInterpolator(x, y).integrate(low, high) for x, y in (anchor, curve)]
+    return (areas[1] - areas[0]) / (high - low)

@@ -64,8 +64,13 @@ def draw(task: Task, codecs: Sequence[Codec], table: pd.DataFrame, path: Path) -
 
 
 def chosen(task: Task) -> list[int]:
-    """The test pictures shown: the first of the last class (a defect, where there are defects) and of another class."""
+    """The test pictures shown: the first of the last class (a defect, where there are defects) and of another class.
+
+    Where there are no classes, the first and one from the middle.
+    """
     labels = task.labels("test")
+    if labels.dim() > 1:
+        return sorted({0, len(labels) // 2})
     last = int((labels == labels.max()).nonzero()[0])
     others = (labels != labels.max()).nonzero()
     return [last, int(others[0])] if len(others) else [last]
@@ -85,7 +90,7 @@ class _Strip:
     """A picture, and what each codec makes of it."""
 
     index: int
-    label: int
+    label: int | None
     original: Tensor
     panels: list[_Panel] = field(default_factory=list)
 
@@ -100,7 +105,8 @@ def keep(task: Task, codecs: Sequence[Codec], folder: Path) -> None:
     strips = []
     for index in chosen(task):
         x = task.signal("test", index)
-        strip = _Strip(index, int(task.labels("test")[index]), x)
+        label = task.labels("test")[index]
+        strip = _Strip(index, None if label.dim() else int(label), x)
         strip.panels = [_through(codec, x, draw_latent=not strips) for codec in unique.values()]
         strips.append(strip)
     side = _LARGEST

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from cml.eval import matrix_file, report
+from cml.eval import matrix_file, report, tables
 from cml.eval.cells import execute
 from cml.eval.matrix import Matrix, default_folder
 from cml.eval.results import Run
@@ -21,7 +21,7 @@ def compare(
     backbone: str | None = None,
     seeds: int = 1,
     size: int | None = None,
-    patch: int = 16,
+    patch: int | None = None,
     epochs: int | None = None,
     quick: bool = False,
     out: str | Path | None = None,
@@ -31,14 +31,14 @@ def compare(
     Finished cells are kept in `out` and never computed again; a cell that fails is recorded, and the rest goes on.
 
     Args:
-        task: "classification" or "imagenet".
-        data: "elpv" or "folder:PATH".
+        task: "classification", "segmentation", "colorization", "imagenet", or another name of `cml list`.
+        data: as the task takes it: "elpv", "folder:PATH", "folder-seg:PATH".
         codecs: operating points, a list or separated by spaces; None for a list that suits the data's channels.
         views: of pixels, bigpatch, resize, latent, reconstruction, retrained; None for all but the last.
         backbone: a name, as in `Matrix`; None for the task's own.
         seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
-        size: side in pixels to which pictures are resized whole; None for the data set's own.
-        patch: pixels a token along each axis, for all views but `pixels`, which has half.
+        size: side in pixels to which pictures are resized whole, or their height; None for the data set's own.
+        patch: pixels a token along each axis, for all views but `pixels`, which has half; None for the task's own.
         epochs: of each training; None for the task's own.
         quick: small pictures and few epochs, to see the whole in a minute or two.
         out: folder of the run; None for `default_folder`.
@@ -67,8 +67,9 @@ def run_matrix(matrix: Matrix, out: str | Path) -> pd.DataFrame:
     new = execute(comparison.task, comparison.conditions, comparison.seeds, comparison.patch, run)
     done = run.results()
     results = [done[key] for key in comparison.cell_keys() if key in done]
-    table = report.summarize(results, run)
+    table = report.summarize(results, run, comparison.task.main_score)
     table.attrs["folder"] = str(run.folder)
+    tables.write(run, table, results, comparison.task.main_score)
     codecs = [condition.codec for condition in comparison.conditions]
     report.write(run, table, results, comparison.task, codecs, comparison.request, fresh=new > 0)
     return table

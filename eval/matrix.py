@@ -37,15 +37,16 @@ class Matrix:
     """What is asked for.
 
     Attributes:
-        task: "classification" or "imagenet".
-        data: "elpv" or "folder:PATH".
+        task: "classification", "segmentation", "colorization", "imagenet", or another name of `cml list`.
+        data: as the task takes it: "elpv", "folder:PATH", "folder-seg:PATH".
         codecs: operating points; None for a list that suits the data's channels.
         views: of pixels, bigpatch, resize, latent, reconstruction, retrained; None for all but the last.
         backbone: "cml:small" or "timm:NAME"; for imagenet "efficientnet-lite0", "timm:NAME" or "hf:NAME"; None for the
             task's own.
         seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
-        size: side in pixels to which pictures are resized whole; None for the data set's own.
-        patch: pixels a token along each axis, for all views but `pixels`, which has half.
+        size: side in pixels to which pictures are resized whole; None for the data set's own. Where pictures keep
+            their shape, as in segmentation, the height.
+        patch: pixels a token along each axis, for all views but `pixels`, which has half; None for the task's own.
         epochs: of each training; None for the task's own.
         quick: small pictures and few epochs, to see the whole in a minute or two.
     """
@@ -57,7 +58,7 @@ class Matrix:
     backbone: str | None = None
     seeds: int = 1
     size: int | None = None
-    patch: int = 16
+    patch: int | None = None
     epochs: int | None = None
     quick: bool = False
 
@@ -77,13 +78,14 @@ class Matrix:
             raise CmlError(f"The model of the task {self.task} comes trained, so it has one seed; leave --seeds out.")
         suited = (QUICK_CODECS if self.quick else DEFAULT_CODECS)[task.channels].split()
         points = suited if self.codecs is None else list(self.codecs)
-        conditions = plan(task, points, self.views, self.patch)
+        patch = task.patch if self.patch is None else self.patch
+        conditions = plan(task, points, self.views, patch)
         request = {
             "task": self.task, "data": self.data, "codecs": points, "views": list(self.views or _usual(task)),
-            "backbone": task.backbone, "seeds": self.seeds, "size": task.size[0], "patch": self.patch,
-            "epochs": task.epochs,
+            "backbone": task.backbone, "seeds": self.seeds, "size": None if task.frozen else task.size[0],
+            "patch": patch, "epochs": None if task.frozen else task.epochs,
         }  # fmt: skip
-        return Comparison(task, conditions, range(self.seeds), self.patch, request)
+        return Comparison(task, conditions, range(self.seeds), patch, request)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from cml.eval import gallery
 from cml.eval.figures import family
@@ -24,7 +23,7 @@ from cml.eval.page_findings import findings
 from cml.eval.protocols import VIEWS
 from cml.eval.report import command, control_of, main_score, summarize
 from cml.eval.results import Result, Run
-from cml.eval.statistics import paired_bootstrap
+from cml.eval.statistics import outcome_of, score_interval
 from cml.tasks.base import TASKS
 
 from cml.errors import DataError
@@ -174,7 +173,7 @@ def _rows(table: pd.DataFrame, score: str, good: Sequence[Result], run: Run) -> 
     """The rows of the summary, each with the interval of its score and the family that gives it a colour.
 
     The interval is the standard deviation over seeds; with one seed the 95 % bootstrap interval over the test items,
-    where the score is the mean of their outcomes.
+    where the score is one of their outcomes.
     """
     rows = []
     for record in table.to_dict("records"):
@@ -187,9 +186,8 @@ def _rows(table: pd.DataFrame, score: str, good: Sequence[Result], run: Run) -> 
             row |= {"low": row[score] - sd, "high": row[score] + sd, "interval": "sd over seeds"}
         else:
             key = next(r.key for r in good if (r.view, r.codec) == (row["view"], row["codec"]))
-            outcome = np.atleast_2d(run.items(key)["correct"]).astype(float)
-            if math.isclose(outcome.mean(), record[score], abs_tol=1e-6):
-                spread = paired_bootstrap(outcome, np.zeros_like(outcome))
+            spread = score_interval(outcome_of(run.items(key))[None])
+            if math.isclose(spread.difference, record[score], abs_tol=1e-6):
                 row |= {"low": spread.low, "high": spread.high, "interval": "95 % bootstrap"}
         if row.get("gain_low") is not None:
             row["mark"] = 1 if row["gain_low"] > 0 else -1 if row["gain_high"] < 0 else 0
@@ -233,8 +231,8 @@ def _gallery(run: Run, good: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _right(run: Run, good: Sequence[Result], wanted, index: int) -> list[int] | None:
     """[seeds that read an item right, seeds], or None where outcomes are not right or wrong."""
-    outcomes = [run.items(result.key)["correct"] for result in good if wanted(result)]
-    values = [float(outcome[index]) for outcome in outcomes if index < len(outcome)]
+    outcomes = [outcome_of(run.items(result.key)) for result in good if wanted(result)]
+    values = [float(outcome[index]) for outcome in outcomes if outcome.ndim == 1 and index < len(outcome)]
     return [round(sum(values)), len(values)] if values and set(values) <= {0.0, 1.0} else None
 
 

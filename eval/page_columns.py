@@ -60,6 +60,14 @@ _METRICS = {
         Column("macro_f1", "F1", "Mean over the classes.", better="high"),
         Column("roc_auc", "AUC", "Area under the receiver operating curve.", better="high"),
         Column("calibration_error", "ECE", "Expected calibration error: confidence against accuracy.", better="low"),
+        Column("miou", "mIoU", "Intersection over union of one confusion matrix, mean over the classes.",
+               better="high"),
+        Column("pixel_accuracy", "pixel accuracy", "Share of the pixels that get their class.", better="high"),
+        Column("boundary_f1", "boundary F1", "Boundaries within a tolerance of the true ones.", better="high"),
+        Column("colour_psnr", "colour PSNR, dB", "Of the coloured picture against the original.", digits=2,
+               better="high"),
+        Column("chroma_psnr", "chroma PSNR, dB", "Of its two colour differences alone.", digits=2, better="high"),
+        Column("colourfulness", "colourfulness", "Of the coloured pictures (Hasler and Suesstrunk).", digits=1),
         Column("by_pixels_model", "by pixels' model", "The score of the model of `pixels` on the same pictures.",
                better="high"),
         Column("on_originals", "on originals", "The score of the same model on pictures never compressed.",
@@ -107,7 +115,7 @@ def columns_of(names: Iterable[str], score: str, control: str | None) -> list[di
         _metric(score, shown=True),
     ]
     if control is not None:
-        note = f"Share of test items read right here and not by {control}, less the reverse; 95 % bootstrap interval."
+        note = f"Difference in score from {control} on the same test items, with its 95 % bootstrap interval."
         out.append(Column("gain", f"against {control}", note, "signed", better="high", shown=True))
     note = "(score - chance) / (pixels - chance)."
     out.append(Column("retention", "kept", note, "percent", digits=0, better="high", shown=True))

@@ -14,7 +14,7 @@ A task whose model comes trained has two of them: `pixels`, its own input, and `
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from cml.tasks.base import Task
 from torch import Tensor
 
 from cml.codecs.base import Codec, Latent, to_uint8
-from cml.codecs.resample import Identity, Resize
-from cml.data.latents import FLIPS, ModelInputs, map_items, stack
+from cml.codecs.resample import Identity, Resize, resize_image
+from cml.data.latents import FLIPS, ModelInputs, Space, map_items, stack
 from cml.errors import CmlError
 from cml.models.adapters import stem_shape
 from cml.models.backbones import StemShape
@@ -125,9 +125,10 @@ def prepare(view: str, codec: Codec, task: Task, patch: int, on_item: Callable[[
         return seen, 8 * len(blob), quality, x
 
     items = map_items(test_item, task.count("test"), on_item)
-    test = _pixel_inputs([item[0] for item in items], task, "test")
+    space = view_space(view, codec, task)
+    test = _pixel_inputs([item[0] for item in items], task, "test", space)
     trains = view != "reconstruction" and not task.frozen
-    train = _pixel_inputs(map_items(train_item, task.count("train"), on_item), task, "train") if trains else None
+    train = _pixel_inputs(map_items(train_item, task.count("train"), on_item), task, "train", space) if trains else None
     return Prepared(
         stem=stem,
         shift=patch * stem.grid[0] // task.size[0],
@@ -136,7 +137,7 @@ def prepare(view: str, codec: Codec, task: Task, patch: int, on_item: Callable[[
         bits=np.array([item[1] for item in items]),
         dimensions=test.values[0, 0].numel(),
         quality={"psnr": np.array([item[2] for item in items])} if decodes else {},
-        originals=_pixel_inputs([item[3] for item in items], task, "test") if view == "retrained" else None,
+        originals=_pixel_inputs([item[3] for item in items], task, "test", space) if view == "retrained" else None,
     )
 
 
@@ -146,9 +147,41 @@ def prepared_items(view: str, task: Task) -> int:
     return task.count("test") + train * task.count("train")
 
 
-def _pixel_inputs(values: list[Tensor], task: Task, split: str) -> ModelInputs:
+def view_space(view: str, codec: Codec, task: Task) -> Space:
+    """How a view represents pictures, and how to come back from what it represents."""
+    if view == "latent":
+        return _latent_space(codec, task)
+    scale, offset = (values.view(-1, 1, 1) for values in task.normalization())
+
+    def represent(x: Tensor) -> Tensor:
+        if view == "resize" and isinstance(codec, Resize):
+            x = to_uint8(codec.downsample(x.float() / 127.5 - 1))
+        return x * scale + offset
+
+    def picture(z: Tensor) -> Tensor:
+        x = ((z - offset) / scale).clamp(0, 255)
+        if view == "resize" and isinstance(codec, Resize):
+            return to_uint8(resize_image(x / 127.5 - 1, task.size, codec.filter))
+        return x.round().to(torch.uint8)
+
+    return Space(represent, picture)
+
+
+def _latent_space(codec: Codec, task: Task) -> Space:
+    like = codec.encode(torch.zeros(task.channels, *task.size, dtype=torch.uint8))
+    mean = like.mean.view(-1, 1, 1)
+
+    def picture(z: Tensor) -> Tensor:
+        # Rounded, so that it could be stored and sent as any latent.
+        symbols = ((z * like.scale + mean) / like.step).round().clamp(-(2**15), 2**15 - 1).to(torch.int16)
+        return to_uint8(codec.decode(replace(like, symbols=symbols)))
+
+    return Space(lambda x: codec.encode(x).to_float(), picture)
+
+
+def _pixel_inputs(values: list[Tensor], task: Task, split: str, space: Space) -> ModelInputs:
     scale, offset = task.normalization()
-    return ModelInputs(stack(values)[None], scale, offset, task.labels(split), task.flips, blank=128)
+    return ModelInputs(stack(values)[None], scale, offset, task.labels(split), task.flips, blank=128, space=space)
 
 
 def _prepare_latent(codec: Codec, task: Task, stem: StemShape, on_item: Callable[[], None]) -> Prepared:
@@ -166,12 +199,12 @@ def _prepare_latent(codec: Codec, task: Task, stem: StemShape, on_item: Callable
     train = stack(map_items(train_item, count * len(flips), on_item)).unflatten(0, (len(flips), count))
     first = items[0][0]
     scale, offset = torch.full_like(first.std, first.step / first.scale), -first.mean / first.scale
-    test = stack([latent.symbols for latent, _ in items])[None]
+    test, space = stack([latent.symbols for latent, _ in items])[None], view_space("latent", codec, task)
     return Prepared(
         stem=stem,
         shift=stem.patch,
-        train=ModelInputs(train, scale, offset, task.labels("train"), flips),
-        test=ModelInputs(test, scale, offset, task.labels("test")),
+        train=ModelInputs(train, scale, offset, task.labels("train"), flips, space=space),
+        test=ModelInputs(test, scale, offset, task.labels("test"), space=space),
         bits=np.array([item[1] for item in items]),
         dimensions=test[0, 0].numel(),
     )

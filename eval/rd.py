@@ -50,6 +50,9 @@ STEPS = (4.0, 2.8, 2.0, 1.4, 1.0, 0.7, 0.48, 0.32, 0.2)
 PAPERS_ANCHOR = "jpeg2000:colour=rgb,wavelet=5/3"
 """The JPEG 2000 that the authors of WaLLoC and LiVeAction compare with: Pillow's defaults, no colour transform."""
 
+_TOGETHER = {"vq": ("patch", "codes")}
+"""Options that steer the rate together, so that nothing can be searched along them."""
+
 # Raised whenever a measured number changes its meaning; rows of different versions are never mixed.
 RD_VERSION = 1
 _LIBRARIES = ("torch", "numpy", "pillow", "piq")
@@ -183,7 +186,8 @@ def curve_of(name: str) -> str:
     """The name of a curve: the codec and its options, without the one that steers its rate."""
     base, options = parse_operating_point(name)
     steer = steering(name)
-    others = [f"{key}={value}" for key, value in sorted(options.items()) if not (steer and key == steer.option)]
+    steers = (steer.option,) if steer else _TOGETHER.get(base, ())
+    others = [f"{key}={value}" for key, value in sorted(options.items()) if key not in steers]
     return base + (":" + ",".join(others) if others else "")
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from cml.eval import figures, gallery
+from cml.eval import answers, figures, gallery, tables
 from cml.eval.metrics import retention
 from cml.eval.protocols import USUAL_VIEWS, VIEWS
 from cml.eval.results import Result, Run
-from cml.eval.statistics import paired_bootstrap
+from cml.eval.statistics import outcome_of, paired_bootstrap
 from cml.tasks.base import Task
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -27,9 +27,16 @@ _SINGLE = (
     "bpp", "dimensions", "tokens", "stem_macs", "backbone_macs", "parameters", "psnr",
     "encode_mps", "load_ips", "train_ips", "chance",
 )  # fmt: skip
+_SECOND = {
+    "balanced_accuracy": "balanced", "macro_f1": "F1", "roc_auc": "AUC", "pixel_accuracy": "pixel accuracy",
+    "boundary_f1": "boundary F1", "chroma_psnr": "chroma PSNR", "ssim": "SSIM", "lpips": "LPIPS",
+    "colourfulness": "colourfulness",
+}  # fmt: skip
+"""Metrics beside the main score that a person reads in the table."""
 PICTURES = {
     "rate.png": "Rate against {score}: 8 x the bytes of the whole container, mean over the test pictures.",
     "dimension.png": "Dimension against {score}: values that the model reads.",
+    "answers.png": "Answers to some test pictures, each condition's with the first seed.",
     "gallery.png": "One test picture through each codec, each at the operating point nearest to one rate.",
 }
 
@@ -38,9 +45,10 @@ def summarize(results: Sequence[Result], run: Run, score: str | None = None) -> 
     """One row a condition: mean and standard deviation of each metric over seeds, rate, cost, and retention.
 
     Retention is (score - chance) / (ceiling - chance) of the main metric, with `pixels` as the ceiling. `gain` is the
-    share of test items that a condition gets right and `bigpatch` does not, less the reverse, with its paired bootstrap
-    interval; `pixels` is in its place where a task has no `bigpatch`. The attribute `failed` of the frame holds the
-    failed cells, `control` the view that `gain` is against.
+    difference in score from `bigpatch`, with its paired bootstrap interval; where items are right or wrong, that is the
+    share that a condition gets right and `bigpatch` does not, less the reverse. `pixels` is in its place where a task
+    has no `bigpatch`. The attribute `failed` of the frame holds the failed cells, `control` the view that `gain` is
+    against.
 
     Args:
         results: cells, good and failed.
@@ -52,7 +60,7 @@ def summarize(results: Sequence[Result], run: Run, score: str | None = None) -> 
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in good:
         groups.setdefault((result.view, result.codec), []).append(result)
-    outcomes = {name: np.stack([run.items(m.key)["correct"] for m in members]) for name, members in groups.items()}
+    outcomes = {name: np.stack([outcome_of(run.items(m.key)) for m in members]) for name, members in groups.items()}
     against = next((view for view in ("bigpatch", "pixels") if any(view == v for v, _ in groups)), None)
     control = next((outcome for (view, _), outcome in outcomes.items() if view == against), None)
     rows = []
@@ -107,7 +115,7 @@ def columns(table: pd.DataFrame, score: str) -> pd.DataFrame:
         gains = zip(table["view"], table["gain"], table["gain_low"], table["gain_high"], strict=True)
         control = control_of(table)
         out[f"against {control}"] = ["" if v == control else f"{g:+.3f} [{a:+.3f}, {b:+.3f}]" for v, g, a, b in gains]
-    for name, label in (("balanced_accuracy", "balanced"), ("macro_f1", "F1"), ("roc_auc", "AUC")):
+    for name, label in _SECOND.items():
         if name in table:
             out[label] = spread(name)
     if "by_pixels_model" in table:
@@ -153,6 +161,8 @@ def _score_column(table: pd.DataFrame) -> str:
 def _caption(table: pd.DataFrame) -> str:
     seeds = min(table["seeds"].tolist())
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed: no spread, use --seeds 3"
+    if not table["train_ips"].any():
+        spread = "The model comes trained: no seeds"
     chance = f"{table['chance'].iloc[0]:.3f}"
     return f"bpp: whole container. kept: (score - chance) / (pixels - chance), chance {chance}. {spread}."
 
@@ -198,6 +208,7 @@ def _write_tables(
         figures.rate(table, score, run.folder / "rate.png")
         figures.dimension(table, score, run.folder / "dimension.png")
         gallery.draw(task, codecs, table, run.folder / "gallery.png")
+        answers.draw(run, task, table, results, run.folder / "answers.png")
     if fresh or changed or not (run.folder / "gallery" / gallery.INDEX).exists():
         gallery.keep(task, codecs, run.folder / "gallery")
     write_atomic(run.folder / "report.md", markdown(table, results, task, codecs, request, run.folder))
@@ -256,6 +267,7 @@ def markdown(
         if not (folder / name).exists():
             continue
         lines += [f"![{title.format(score=score)}]({name})", ""]
+    lines += tables.markdown(folder)
     failed = table.attrs.get("failed", [])
     if failed:
         lines += ["## Failed cells", ""]

@@ -1,6 +1,6 @@
 """What a task is to the harness."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,8 +14,31 @@ from cml.train.loop import TrainingTime
 
 TASKS = Registry(
     "task",
-    {"classification": "cml.tasks.classification:Classification", "imagenet": "cml.tasks.imagenet:ImageNet"},
+    {
+        "classification": "cml.tasks.classification:Classification",
+        "colorization": "cml.tasks.colorization:Colorization",
+        "documents": "cml.tasks.documents:Documents",
+        "imagenet": "cml.tasks.imagenet:ImageNet",
+        "receipts": "cml.tasks.receipts:Receipts",
+        "segmentation": "cml.tasks.segmentation:Segmentation",
+    },
 )
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a model answers, where that can be looked at.
+
+    Attributes:
+        truth, answer: uint8 (N, 3, H, W), of all test items or of those in `indices`.
+        indices: of the test items, in the same order.
+        measures: of `cml.eval.answers.MEASURES`, between the two; they need all items.
+    """
+
+    truth: Tensor
+    answer: Tensor
+    indices: Sequence[int]
+    measures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -24,11 +47,15 @@ class Score:
 
     Attributes:
         metrics: name -> value; the task's main score is among them.
-        items: name -> (N,) outcome of each test item, for paired comparisons.
+        items: name -> (N, ...) of each test item, for paired comparisons. One of these says how well it went:
+            `confusion` (N, K, K) of integers, where the main score is the mean intersection over union of its sum;
+            `outcome` (N,), of which the main score is the mean; `correct` (N,), the same for right and wrong.
+        pictures: some answers to look at.
     """
 
     metrics: Mapping[str, float]
     items: Mapping[str, np.ndarray] = field(default_factory=dict)
+    pictures: Pictures | None = None
 
 
 class Task(Protocol):
@@ -45,6 +72,8 @@ class Task(Protocol):
     """Label-preserving flips, of `cml.data.latents.FLIPS`."""
     epochs: int
     """Of one training."""
+    patch: int
+    """Pixels a token along each axis, for all views but `pixels`, where a comparison names none."""
     frozen: bool
     """Whether its model comes trained: one seed, no training split, and one model for every view."""
     views: tuple[str, ...]
@@ -77,7 +106,7 @@ class Task(Protocol):
         ...
 
     def labels(self, split: str) -> Tensor:
-        """int64 (N,)."""
+        """int64 (N,), or what `ModelInputs.labels` may be besides."""
         ...
 
     def normalization(self) -> tuple[Tensor, Tensor]:

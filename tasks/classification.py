@@ -50,6 +50,7 @@ class Classification:
     version = 1
     main_score = "accuracy"
     flips = ("none", "h")
+    patch = 16
     frozen = False
     views = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 

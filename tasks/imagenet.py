@@ -40,6 +40,7 @@ class ImageNet:
     flips = ("none",)
     channels = 3
     epochs = 0
+    patch = 16  # says nothing here, but keys hold it
     frozen = True
     views = ("pixels", "reconstruction")
 

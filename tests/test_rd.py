@@ -209,3 +209,9 @@ def test_bad_requests_get_a_sentence(pictures, tmp_path):
     (tmp_path / "bad.csv").write_text(",".join(COLUMNS) + "\n1,2\n")
     with pytest.raises(DataError, match="line 2"):
         rd(pictures, CODECS, out=tmp_path / "bad", anchor="jpeg")
+
+
+def test_what_steers_a_rate_is_not_in_the_name_of_a_curve():
+    assert curve_of("vq:patch=4,codes=64") == curve_of("vq:patch=8,codes=256") == "vq"
+    assert curve_of("jpeg:quality=5,subsampling=4:4:4") == "jpeg:subsampling=4:4:4"
+    assert curve_of("compressai:mbt2018,quality=3,metric=ms-ssim") == "compressai:mbt2018:metric=ms-ssim"

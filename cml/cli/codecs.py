@@ -25,14 +25,18 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such 
     for name in list_codecs(pattern):
         try:
             codec = create_codec(name)
-        except CmlError as error:  # its package is missing: the codec exists all the same
-            view.add_row(name, Text(str(error)))
+        except Exception as error:  # its package is missing, or a plug-in is broken: the codec exists all the same
+            view.add_row(name, Text(str(error) or type(error).__name__))
             continue
         spec = codec.spec
         latents = f"{spec.latent_channels} at 1/{spec.patch}" if spec.latent_channels else ""
         reduction = f"{spec.dimension_reduction:g}x" if spec.dimension_reduction else ""
         view.add_row(name, spec.name, latents, reduction, ", ".join(views_of(codec)))
     console.print(view)
+    console.print(
+        "by path: a folder, hf:OWNER/NAME, vae:, cosmos:, taef2, compressai:MODEL, walloc:, livecodec:, command:",
+        highlight=False,
+    )
     console.print("data sets: " + ", ".join(DATASETS.names()) + " (folder:PATH)", highlight=False)
     console.print("tasks: " + ", ".join(TASKS.names()), highlight=False)
     console.print("views: " + ", ".join(VIEWS), highlight=False)

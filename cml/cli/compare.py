@@ -1,7 +1,7 @@
 """`cml compare`: what representations of a signal are worth to a machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -9,28 +9,49 @@ from cml.cli.app import console, errors
 
 
 def compare(
-    task: Annotated[str, typer.Option(help="What the machine does.")] = "classification",
+    matrix: Annotated[
+        Path | None,
+        typer.Argument(help="A yaml file of these options, such as the matrix.yaml of a run; options given here win."),
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="What the machine does: a name of cml list.  [default: classification]")
+    ] = None,
     data: Annotated[
-        str, typer.Option(help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them).")
-    ] = "elpv",
+        str | None,
+        typer.Option(help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them).  [default: elpv]"),
+    ] = None,
     codecs: Annotated[
         str | None, typer.Option(help='Operating points, space-separated: "resize:factor=4 rgb_f8c12 jpeg:quality=10".')
     ] = None,
     views: Annotated[
         str | None,
-        typer.Option(help="Of pixels, bigpatch, resize, latent, reconstruction, space-separated.  [default: all]"),
+        typer.Option(
+            help="Of pixels, bigpatch, resize, latent, reconstruction, retrained, space-separated.  "
+            "[default: all but the last]"
+        ),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="cml:small, or timm:NAME.")] = "cml:small",
-    seeds: Annotated[int, typer.Option(help="Trainings per condition; three or more give a spread to trust.")] = 1,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="cml:small, timm:NAME; for imagenet efficientnet-lite0, timm:NAME, hf:NAME.  [default: first]"
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Trainings per condition; three or more give a spread to trust.  [default: 1]"),
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side to which pictures are resized, whole.  [default: the data's]")
     ] = None,
-    patch: Annotated[int, typer.Option(help="Pixels a token along each axis.")] = 16,
+    patch: Annotated[int | None, typer.Option(help="Pixels a token along each axis.  [default: 16]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each training.  [default: 8]")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")
-    ] = False,
+        bool | None, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: runs/DATA]")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the cells and roughly how long they take; run and write nothing.")
+    ] = False,
 ) -> None:
     """Compare what representations of a picture are worth to a machine, at which rate and at which cost.
 
@@ -39,12 +60,26 @@ def compare(
     what is missing is computed.
     """
     from cml.eval import report
-    from cml.eval.harness import compare as run
+    from cml.eval.dry_run import dry_run as plan
+    from cml.eval.dry_run import print_plan
+    from cml.eval.harness import run_matrix
+    from cml.eval.matrix import Matrix, default_folder
+    from cml.eval.matrix_file import read_matrix
+    from cml.eval.results import Run
 
-    table = run(
-        task, data, codecs, views,
-        backbone=backbone, seeds=seeds, size=size, patch=patch, epochs=epochs, quick=quick, out=out,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "task": task, "data": data, "codecs": _words(codecs), "views": _words(views), "backbone": backbone,
+        "seeds": seeds, "size": size, "patch": patch, "epochs": epochs, "quick": quick, "out": out,
+    }  # fmt: skip
+    settings = read_matrix(matrix) if matrix else {}
+    settings |= {key: value for key, value in given.items() if value is not None}
+    folder = settings.pop("out", None)
+    request = Matrix(**settings)
+    folder = folder or default_folder(request.data, request.quick)
+    if dry_run:
+        print_plan(plan(request.resolve(), Run(folder)), console)
+        return
+    table = run_matrix(request, folder)
     report.print_table(table, console)
     console.print(f"Report, table and pictures: {table.attrs['folder']}/report.md", highlight=False, soft_wrap=True)
     failed = table.attrs["failed"]
@@ -52,3 +87,7 @@ def compare(
         errors.print(f"cml: failed: {result.view} {result.codec}, seed {result.seed}: {result.error}", markup=False)
     if failed:
         raise typer.Exit(1)
+
+
+def _words(names: str | None) -> tuple[str, ...] | None:
+    return None if names is None else tuple(names.split())

@@ -46,6 +46,7 @@ _STEERING = {
     "resize": Steering("factor", 32, 1),
     "jpeg2000": Steering("rate", 2000.0, 1.0, whole=False),
 }
+_COMPRESSAI = Steering("quality", 1, 6)  # all of its models have these
 _STEP = Steering("step", 16.0, 0.01, whole=False)
 
 
@@ -57,6 +58,8 @@ def steering(name: str) -> Steering | None:
     base, options = parse_operating_point(name)
     if base in _STEERING:
         return _STEERING[base]
+    if base.startswith("compressai:"):
+        return _COMPRESSAI
     point = create_codec(base, **options).spec.name
     return _STEP if _STEP.option in parse_operating_point(point)[1] else None
 

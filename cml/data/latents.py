@@ -16,6 +16,19 @@ FLIPS: dict[str, tuple[int, ...]] = {"none": (), "h": (-1,), "v": (-2,), "hv": (
 
 
 @dataclass(frozen=True)
+class Space:
+    """Between pictures and what a model of one view reads, both ways, for tasks that answer with a picture.
+
+    Attributes:
+        represent: uint8 (C, H, W) -> float32 (c, *grid), as `ModelInputs.batch` gives it.
+        picture: float32 (c, *grid) -> uint8 (C, H, W), by the codec's decoder where there is one.
+    """
+
+    represent: Callable[[Tensor], Tensor]
+    picture: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class ModelInputs:
     """The inputs of one split.
 
@@ -23,9 +36,12 @@ class ModelInputs:
         values: (V, N, c, *grid) integers: symbols or 8-bit samples. V is the number of flips that were encoded one by
             one, or 1 where flipping the values is the same thing (pixels).
         scale, offset: (c,), input = values * scale + offset.
-        labels: int64 (N,).
+        labels: int64 (N,), or any tensor with the samples first; of three or more axes, maps (N, ..., H, W) of the
+            whole picture.
         flips: names of the V encoded flips, or of those that may be applied to the values.
         blank: the value that stands for nothing, nearest to an input of zero.
+        void: the label of a map where nothing is.
+        space: of the view; None where nobody asks for it.
     """
 
     values: Tensor
@@ -34,6 +50,8 @@ class ModelInputs:
     labels: Tensor
     flips: tuple[str, ...] = ("none",)
     blank: int = 0
+    void: int = 255
+    space: Space | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]
@@ -58,6 +76,24 @@ class ModelInputs:
         shape = (1, -1, *[1] * (x.dim() - 2))
         x = x.to(torch.float32, memory_format=torch.channels_last)
         return x.mul_(self.scale.view(shape)).add_(self.offset.view(shape))
+
+    def targets(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> Tensor:
+        """The labels of a batch, (B, ...); maps are flipped and moved as `batch` does it with the values.
+
+        Args:
+            indices, flips, shift: as for `batch`; the shift is in positions of the values.
+        """
+        y = self.labels[indices]
+        if y.dim() < 3:
+            return y
+        for number, name in enumerate(self.flips):
+            if flips is not None and FLIPS[name] and (chosen := flips == number).any():
+                y[chosen] = y[chosen].flip(FLIPS[name])
+        if any(shift):
+            cells = (y.shape[-2] // self.values.shape[-2], y.shape[-1] // self.values.shape[-1])
+            down, right = (n * cell for n, cell in zip(shift, cells, strict=True))
+            y = F.pad(y, (right, -right, down, -down), value=self.void)
+        return y
 
 
 @contextmanager

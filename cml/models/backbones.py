@@ -1,9 +1,10 @@
-"""Backbones by name: `timm:NAME`, and `cml:small`, which trains in a minute on two cores.
+"""Backbones by name: `timm:NAME`, `hf:NAME`, and `cml:small`, which trains in a minute on two cores.
 
 A builder takes what the stem must read and returns a model and the path of its stem, the module in it that turns
 inputs into tokens.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from cml.errors import CmlError
+from cml.models.strides import unstride
 from cml.registry import Registry, unknown
 
-BACKBONES = Registry("backbone", {"cml": "cml.models.backbones:build_cml", "timm": "cml.models.backbones:build_timm"})
+BACKBONES = Registry(
+    "backbone",
+    {
+        "cml": "cml.models.backbones:build_cml",
+        "timm": "cml.models.backbones:build_timm",
+        "hf": "cml.models.encoders:build_hf",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class StemShape:
 
 
 def build(backbone: str, stem: StemShape, num_classes: int) -> tuple[nn.Module, str]:
-    """A backbone and the path of its stem, by name: "cml:small" or "timm:NAME"."""
+    """A backbone and the path of its stem, by name: "cml:small", "timm:NAME" or "hf:NAME"; 0 classes: no classifier."""
     family, _, name = backbone.partition(":")
     if not name:
         raise CmlError(f"A backbone is family:name, such as cml:small or timm:resnet18, not {backbone!r}.")
@@ -81,20 +90,25 @@ class SmallNet(nn.Module):
             nn.BatchNorm2d(second),
         )
         self.stage2 = nn.Sequential(*[InvertedResidual(second) for _ in range(depths[1])])
-        self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(second, num_classes))
+        self.head = nn.Sequential(nn.Dropout(0.1), nn.Linear(second, num_classes)) if num_classes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.stage1(self.stem_norm(self.stem(x)))
-        x = self.stage2(self.halve(x))
-        return self.head(x.mean((2, 3)))
+        return self.head(self.feature_maps(x)[-1].mean((2, 3)))
+
+    def feature_maps(self, x: Tensor) -> list[Tensor]:
+        """What leaves the two stages, (B, C, h, w) each."""
+        fine = self.stage1(self.stem_norm(self.stem(x)))
+        return [fine, self.stage2(self.halve(fine))]
 
 
 def build_cml(name: str, stem: StemShape, num_classes: int) -> tuple[nn.Module, str]:
     """The backbones of this file."""
     if name != "small":
-        raise CmlError(f"Unknown backbone 'cml:{name}': there is cml:small; others are timm:NAME.")
+        raise CmlError(f"Unknown backbone 'cml:{name}': there is cml:small; others are timm:NAME, hf:NAME.")
     return SmallNet(stem, num_classes), "stem"
 
+
+_LARGEST_WINDOW = 8
 
 # What the many model classes of timm raise when a size does not suit them.
 _CANNOT = (
@@ -113,39 +127,56 @@ def build_timm(name: str, stem: StemShape, num_classes: int) -> tuple[nn.Module,
     """A timm model with its stem edited to read the grid: whichever of the ways below first passes a blank input.
 
     - models of timm's `PatchEmbed` (vision transformers, Swin, mixers): its size and patch arguments;
-    - others: the first convolution replaced by the patch convolution, a pooling right behind it dropped; once as the
-      model is, once with its input size set to what would give the same tokens (MaxViT, CoAtNet, LeViT).
+    - others: the first convolution replaced by the patch convolution, a pooling right behind it dropped; once with the
+      largest windows, up to 8, that divide the tokens (MaxViT), once as the model is, once with its input size set to
+      what would give the same tokens (CoAtNet, LeViT).
+
+    Layers whose stride is longer than what is left of the grid, or breaks its windows, lose it; their paths are the
+    model's `unstrided`.
     """
     import timm
 
     if not timm.is_model(name):
         raise CmlError(unknown("timm model", name, timm.list_models()))
     reason = ""
-    for edit in (_patch_embedding, _first_convolution, _first_convolution_sized):
+    for edit in (_patch_embedding, _windowed, _first_convolution, _first_convolution_sized):
         try:
-            model, path = edit(name, stem, {"num_classes": num_classes, "in_chans": stem.channels})
-            with torch.no_grad():
-                model.eval()(torch.zeros(1, stem.channels, *stem.grid))
+            model, path, window = edit(name, stem, {"num_classes": num_classes, "in_chans": stem.channels})
+            blank = torch.zeros(1, stem.channels, *stem.grid)
+            model.unstrided = unstride(model, path, blank, window)  # pyright: ignore[reportArgumentType]
             return model.train(), path
         except _CANNOT as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
     raise CmlError(
         f"timm:{name} cannot read a {stem.channels}-channel grid of {stem.grid[0]}x{stem.grid[1]} at patch "
-        f"{stem.patch} ({reason}); vision transformers, ResNets, ConvNeXts and EfficientNets do, on a grid large "
-        "enough for their stages."
+        f"{stem.patch} ({reason}); vision transformers, ResNets, ConvNeXts and EfficientNets do, Swins and MaxViTs on "
+        "grids that their windows divide."
     )
 
 
-def _patch_embedding(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str]:
+def _patch_embedding(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str, int]:
     import timm
     from timm.layers.patch_embed import PatchEmbed
 
     model = timm.create_model(name, img_size=stem.grid, patch_size=stem.patch, **options)
     path = next(path for path, module in model.named_modules() if isinstance(module, PatchEmbed))
-    return model, f"{path}.proj"
+    return model, f"{path}.proj", 1
 
 
-def _first_convolution(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str]:
+def _windowed(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str, int]:
+    import timm
+
+    model: Any = timm.create_model(name, **options)
+    if not any("PartitionAttention" in type(module).__name__ for module in model.modules()):
+        raise TypeError("it has no windows")
+    shared = math.gcd(*(n // stem.patch for n in stem.grid))
+    window = max(n for n in range(1, _LARGEST_WINDOW + 1) if shared % n == 0)
+    # Its windows are a 32nd of the size that it is told.
+    model, path, _ = _first_convolution(name, stem, options | {"img_size": 32 * window})
+    return model, path, window
+
+
+def _first_convolution(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str, int]:
     import timm
 
     model = timm.create_model(name, **options)
@@ -155,10 +186,10 @@ def _first_convolution(name: str, stem: StemShape, options: dict[str, Any]) -> t
     setattr(model.get_submodule(parent), leaf, new)
     if isinstance(getattr(model, "maxpool", None), nn.MaxPool2d):
         model.maxpool = nn.Identity()
-    return model, path
+    return model, path, 1
 
 
-def _first_convolution_sized(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str]:
+def _first_convolution_sized(name: str, stem: StemShape, options: dict[str, Any]) -> tuple[nn.Module, str, int]:
     import timm
 
     stride = _find_first_convolution(timm.create_model(name, **options))[1].stride[0]

@@ -42,7 +42,7 @@ function gallerySection(data, host) {
   }
 
   function drawControls() {
-    const pictures = data.gallery.map((item, n) => [String(n), `test picture ${item.index}, class ${item.label}`]);
+    const pictures = data.gallery.map((item, n) => [String(n), `test picture ${item.index}` + (item.label === null ? "" : `, class ${item.label}`)]);
     controls.replaceChildren(
       pictures.length > 1 ? choice("picture", pictures, String(state.picture), (value) => { state.picture = Number(value); repair(); draw(); }) : "",
       choice("left of the handle", [["original", "original"], ...panels().map((entry) => [entry.codec, entry.codec])], state.left,

@@ -1,0 +1,106 @@
+"""Answers that can be looked at: measured against the truth, kept with the run, and drawn for the report."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from cml.eval.figures import family, save
+from cml.eval.metrics import ssim
+from cml.eval.perceptual import FILES, perceptual
+from cml.eval.results import Result, Run
+from cml.tasks.base import Pictures, Task
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cml.errors import CmlError
+from cml.files import write_atomic
+
+FOLDER = "answers"
+_SHOWN = 3  # test items, evenly over the split
+_COLUMNS = 9
+_VIEWS = ("pixels", "bigpatch", "resize", "latent")
+
+
+def _lpips() -> Callable[[Tensor, Tensor], float]:
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if not all((folder / file).exists() for file in FILES["LPIPS"]):
+        raise CmlError("The weights of LPIPS are not here, and a comparison does not fetch them.")
+    decibels = perceptual("LPIPS")
+    return lambda x, y: 10 ** (-decibels(x, y) / 10)
+
+
+MEASURES: dict[str, Callable[[], Callable[[Tensor, Tensor], float]]] = {
+    "ssim": lambda: lambda x, y: ssim(x, y, data_range=255),
+    "lpips": _lpips,
+}
+"""Name -> a maker of a function of two pictures (3, H, W) in [0, 255]."""
+
+
+def measure(pictures: Pictures) -> dict[str, float]:
+    """Means over all test items; a measure whose package or weights are missing is left out."""
+    means = {}
+    for name in pictures.measures:
+        try:
+            compared = MEASURES[name]()
+            values = [compared(x.float(), y.float()) for x, y in zip(pictures.truth, pictures.answer, strict=True)]
+        except CmlError:
+            continue
+        means[name] = float(np.mean(values))
+    return means
+
+
+def keep(run: Run, key: str, pictures: Pictures) -> None:
+    """Store a few of a cell's answers, with the truth."""
+    places = np.linspace(0, len(pictures.indices) - 1, min(_SHOWN, len(pictures.indices))).round().astype(int)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer, indices=np.array(pictures.indices)[places], truth=pictures.truth[places].numpy(),
+        answer=pictures.answer[places].numpy(),
+    )  # fmt: skip
+    write_atomic(_path(run, key), buffer.getvalue())
+
+
+def draw(run: Run, task: Task, table: pd.DataFrame, results: Sequence[Result], path: Path) -> None:
+    """Input, truth and the answers of some conditions, one each of a view and codec family, with the first seed."""
+    score = task.main_score
+    columns: list[tuple[str, np.ndarray]] = []
+    kept: dict[str, np.ndarray] = {}
+    for view, codec in _conditions(table):
+        result = next(r for r in results if (r.view, r.codec, r.status) == (view, codec, "ok"))
+        if _path(run, result.key).exists():
+            with np.load(_path(run, result.key)) as file:
+                kept = dict(file)
+            columns.append((f"{view}\n{codec}\n{score.replace('_', ' ')} {result.metrics[score]:.3g}", kept["answer"]))
+    if not columns:
+        return
+    inputs = np.stack([task.signal("test", int(index)).numpy() for index in kept["indices"]])
+    columns = [("input", inputs), ("truth", kept["truth"]), *columns]
+    rows, height = len(inputs), 2.2 * task.size[0] / task.size[1]
+    figure = Figure(figsize=(2.2 * len(columns), height * rows + 0.7), dpi=110, layout="constrained")
+    for row in range(rows):
+        for place, (title, pictures) in enumerate(columns):
+            axes = figure.add_subplot(rows, len(columns), row * len(columns) + place + 1)
+            image = pictures[row].transpose(1, 2, 0)
+            axes.imshow(image[..., 0] if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=255)
+            axes.axis("off")
+            if not row:
+                axes.set_title(title, fontsize=7)
+    save(figure, path)
+
+
+def _conditions(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Of each view and codec family the operating point of the most bits."""
+    chosen: dict[tuple[str, str], tuple[float, str]] = {}
+    for view, codec, bpp in zip(table["view"], table["codec"], table["bpp"], strict=True):
+        if view in _VIEWS:
+            key = (view, family(codec))
+            chosen[key] = max(chosen.get(key, (-math.inf, "")), (bpp, codec))
+    return [(view, codec) for (view, _), (_, codec) in chosen.items()][: _COLUMNS - 2]
+
+
+def _path(run: Run, key: str) -> Path:
+    return run.folder / FOLDER / f"{key}.npz"

@@ -1,0 +1,79 @@
+"""One model for every rate: what it is fed, what is compared, and the command."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cml.eval.protocols import prepare
+from cml.eval.rate_adaptive import MIXED, MixedInputs, main, markdown, rate_adaptive
+from cml.tasks.classification import Classification
+from typer import Typer
+from typer.testing import CliRunner
+
+import cml
+from cml.errors import CmlError
+
+STEPS = (0.25, 4)
+
+
+@pytest.fixture(scope="module")
+def task(picture_folder):
+    return Classification(f"folder:{picture_folder}", size=32, epochs=4)
+
+
+def test_each_sample_of_a_batch_has_its_step(task):
+    parts = []
+    for step in STEPS:
+        train = prepare("latent", cml.create_codec(f"gray_f8c16:step={step}"), task, 16).train
+        assert train is not None
+        parts.append(train)
+    mixed = MixedInputs.of(parts, seed=0)
+    indices = torch.arange(24)
+    flips = indices % 2
+    x = mixed.batch(indices, flips, (0, 1))
+    fine, coarse = (part.batch(indices, flips, (0, 1)) for part in parts)
+    of_fine = (x == fine).flatten(1).all(1)
+    assert ((x == coarse).flatten(1).all(1) != of_fine).all() and 4 < int(of_fine.sum()) < 20
+    assert not torch.equal(mixed.batch(indices, flips, (0, 1)), x)
+    assert torch.equal(mixed.targets(indices), parts[0].labels[:24]) and len(mixed) == len(parts[0])
+    again = MixedInputs.of(parts, seed=0)
+    assert torch.equal(again.batch(indices, flips, (0, 1)), x)
+
+
+def test_every_model_at_every_step(task):
+    table = rate_adaptive(task, "gray_f8c16", STEPS, seeds=2)
+    assert list(table["trained_on"]) == [MIXED, "0.25", "4"] * 2 and list(table["step"]) == [0.25] * 3 + [4] * 3
+    own = table[table["trained_on"] == [f"{step:g}" for step in table["step"]]]
+    assert own["gain"].tolist() == [0, 0]
+    mixed = table[table["trained_on"] == MIXED].reset_index()
+    assert np.allclose(mixed["gain"], mixed["accuracy"] - own.reset_index()["accuracy"])
+    rates = table.groupby("step")["bpp"]
+    fine, coarse = rates.first().tolist()
+    assert rates.nunique().tolist() == [1, 1] and fine > 2 * coarse
+    text = markdown(table, "accuracy", "stripes", "the command")
+    rows = [line for line in text.splitlines() if line.startswith("| 0.25 |") or line.startswith("| 4 |")]
+    assert len(rows) == 2 and all(row.count("±") == 3 and "[" in row for row in rows) and "the command" in text
+
+
+def test_command(picture_folder, tmp_path):
+    app = Typer()
+    app.command()(main)
+    base = ["--task", "classification", "--data", f"folder:{picture_folder}", "--size", "32", "--epochs", "1"]
+    done = CliRunner().invoke(
+        app, [*base, "--codec", "gray_f8c4:entropy=order0", "--steps", "0.5 1", "-o", str(tmp_path / "r")]
+    )
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "r.csv").shape[0] == 6 and "all steps" in (tmp_path / "r.md").read_text()
+    for codec, steps, sentence in (
+        ("gray_f8c4", "a b", "Steps are numbers"),
+        ("gray_f8c4", "1", "two steps"),
+        ("jpeg", "0.5 1", "step"),
+    ):
+        done = CliRunner().invoke(app, [*base, "--codec", codec, "--steps", steps, "-o", str(tmp_path / "x")])
+        assert done.exit_code == 2 and sentence in " ".join(done.output.split())
+
+
+def test_a_trained_model_has_nothing_to_adapt(task, monkeypatch):
+    monkeypatch.setattr(task, "frozen", True)
+    with pytest.raises(CmlError, match="trains nothing"):
+        rate_adaptive(task, "gray_f8c4", STEPS, 1)
