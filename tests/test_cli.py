@@ -33,7 +33,10 @@ def run(*arguments, expect=0):
     return " ".join((out.getvalue() + err.getvalue()).split())
 
 
-@pytest.mark.parametrize("command", ["", "compare", "report", "rd", "bench", "encode", "decode", "info", "export", "fit", "list"])
+COMMANDS = ["", "compare", "report", "rd", "bench", "encode", "decode", "info", "export", "fit", "list"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help(command):
     result = CliRunner().invoke(cli.app, [*command.split(), "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0 and "Usage" in result.output

@@ -41,8 +41,8 @@ def tiny_vit(tmp_path_factory):
     torch.manual_seed(0)
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
-        num_labels=1000,
     )  # fmt: skip
+    config.num_labels = 1000
     ViTForImageClassification(config).save_pretrained(folder)
     ViTImageProcessor(
         size={"height": 32, "width": 32}, image_mean=[0.2, 0.4, 0.6], image_std=[0.5, 0.25, 1]

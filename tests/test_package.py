@@ -114,7 +114,11 @@ def test_the_wheel_holds_everything_and_nothing_at_the_top(tmp_path):
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"cml"}
-    for part in ("tasks/classification.py", "eval/harness.py", "eval/page_assets/page.html", "py.typed", "weights/rgb_f8c48/model.safetensors"):
+    parts = (
+        "tasks/classification.py", "eval/harness.py", "eval/page_assets/page.html", "py.typed",
+        "weights/rgb_f8c48/model.safetensors",
+    )  # fmt: skip
+    for part in parts:
         assert f"cml/{part}" in names
     assert any(name.endswith("LICENSE") for name in names)
 

@@ -167,7 +167,7 @@ def test_bundled_codecs_against_the_others(finished):
 def test_trained_on_originals_or_on_decoded_pictures(finished):
     run, results = finished
     again = cell(run, "retrained", "jpeg:quality=10", 0.2, 220)
-    again = replace(again, metrics=again.metrics | {"on_originals": 0.65})
+    again = replace(again, metrics={**again.metrics, "on_originals": 0.65})
     table = summarize([*results, again], run, "accuracy")
     (only,) = trained_on(table, "accuracy").frame.to_dict("records")
     assert only["codec"] == "jpeg:quality=10" and only["originals_on_originals"] == 0.7
