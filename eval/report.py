@@ -161,7 +161,7 @@ def _score_column(table: pd.DataFrame) -> str:
 def _caption(table: pd.DataFrame) -> str:
     seeds = min(table["seeds"].tolist())
     spread = f"mean ± standard deviation of {seeds} seeds" if seeds > 1 else "one seed: no spread, use --seeds 3"
-    if table["train_ips"].max() == 0:
+    if not np.any(table["train_ips"]):
         spread = "The model comes trained: no seeds"
     chance = f"{table['chance'].iloc[0]:.3f}"
     return f"bpp: whole container. kept: (score - chance) / (pixels - chance), chance {chance}. {spread}."

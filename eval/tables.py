@@ -230,7 +230,7 @@ def write(run: Run, table: pd.DataFrame, results: Sequence[Result], score: str) 
         score: its main score.
     """
     made = [trained_on(table, score)] if len(table) else []
-    if len(table) and table["train_ips"].max() > 0:  # else one model read everything
+    if len(table) and np.any(table["train_ips"]):  # else one model read everything
         made.append(token_matched(table, score))
     curves = curves_of(run, results)
     anchor = anchor_of(curves)
