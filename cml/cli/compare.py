@@ -81,7 +81,8 @@ def compare(
         return
     table = run_matrix(request, folder)
     report.print_table(table, console)
-    console.print(f"Report, table and pictures: {table.attrs['folder']}/report.md", highlight=False, soft_wrap=True)
+    out = table.attrs["folder"]
+    console.print(f"Page: {out}/report.html; table and pictures: {out}/report.md", highlight=False, soft_wrap=True)
     failed = table.attrs["failed"]
     for result in failed:
         errors.print(f"cml: failed: {result.view} {result.codec}, seed {result.seed}: {result.error}", markup=False)
