@@ -7,10 +7,10 @@
                                  +----------------- folded stem -----------------+
 
 The codec decodes by its linear decoder, whatever its name says. FOLDER holds ILSVRC pictures, as the task imagenet
-reads them. Each way is measured frozen, and after one epoch of tuning on every second picture: its
-batch normalizations learn to answer as the model of pixels does on the originals (whose probabilities are the target;
-no label is used), their statistics and all else stay. Tuned ways are scored on the pictures that they have not
-seen; where the folder holds one picture of each class, these are of classes that they have not seen either.
+reads them. Each way is measured frozen, and after one epoch of tuning on every second picture: its batch
+normalizations learn to answer as the model of pixels does on the originals (whose probabilities are the target; no
+label is used), their statistics and all else stay. Tuned ways are scored on the pictures that they have not seen; where
+the folder holds one picture of each class, these are of classes that they have not seen either.
 """
 
 import copy
@@ -250,8 +250,8 @@ def markdown(table: pd.DataFrame, command: str, pictures: int) -> str:
         "",
         "decoded: the codec's linear decoder, 8 bits, the model as it is. latents: its first convolution folded with",
         "that decoder, no decoder runs; reach: latent positions that the folded kernel sees beyond its own, all where",
-        "none is named. tuned: one epoch on half of the pictures, batch normalizations alone, to answer as the model of",
-        "pixels does on the originals; no label is used. held: the other half. as decoded, as original:",
+        "none is named. tuned: one epoch on half of the pictures, batch normalizations alone, to answer as the model",
+        "of pixels does on the originals; no label is used. held: the other half. as decoded, as original:",
         "how often the class is that of the frozen model on the decoded or original picture, held half. front:",
         "multiply-accumulates a pixel from latents to the first layer's output, all: to the logits. img/s: from",
         "symbols to logits, processor time of one thread.",

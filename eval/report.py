@@ -29,7 +29,7 @@ _SINGLE = (
 )  # fmt: skip
 _SECOND = {
     "balanced_accuracy": "balanced", "macro_f1": "F1", "roc_auc": "AUC", "pixel_accuracy": "pixel accuracy",
-    "boundary_f1": "boundary F1", "chroma_psnr": "chroma PSNR", "ssim": "SSIM", "lpips": "LPIPS",
+    "boundary_f1": "boundary F1", "colour_psnr": "colour PSNR", "ssim": "SSIM", "lpips": "LPIPS",
     "colourfulness": "colourfulness",
 }  # fmt: skip
 """Metrics beside the main score that a person reads in the table."""

@@ -38,6 +38,9 @@ class Colorization:
     from what the receiver has, codec errors included, in every view alike. A linear encoder makes the latents of a
     colour picture those of the grey one plus those of its colour differences, which is what is learned.
 
+    The main score is the PSNR of the two colour differences (Cb, Cr), which is what the model answers for;
+    `colour_psnr`, of the whole picture, holds what the codec did to the luma besides.
+
     The loss is the squared error in the representation, over that of answering grey. In latents this is all but the
     error of pixels: the linear decoder of rgb_f8c48 is near orthonormal (eigenvalues of its Gram matrix 0.96 to 1.6),
     and no decoder runs in training. Flips augment; nothing is shifted.
@@ -52,7 +55,7 @@ class Colorization:
 
     name = "colorization"
     version = 1
-    main_score = "colour_psnr"
+    main_score = "chroma_psnr"
     flips: tuple[str, ...] = ("none", "h")
     patch = 8
     frozen = False
@@ -91,7 +94,7 @@ class Colorization:
     def chance(self) -> float:
         """Of the grey pictures themselves."""
         colours = self.labels("test")
-        return float(np.mean([_psnr(x, grey(x)) for x in colours]))
+        return float(np.mean([_psnr(chroma(x), chroma(grey(x))) for x in colours]))
 
     def count(self, split: str) -> int:
         return len(self._paths[split])
@@ -159,11 +162,11 @@ class Colorization:
         colours = torch.cat([model(inputs.batch(part)) for part in torch.arange(len(inputs)).split(64)])
         answers = torch.stack(map_items(lambda index: space.picture(colours[index]), len(colours)))
         pairs = list(zip(inputs.labels, answers, strict=True))
-        quality = np.array([_psnr(x, y) for x, y in pairs])
+        quality = np.array([_psnr(chroma(x), chroma(y)) for x, y in pairs])
         return Score(
             metrics={
-                "colour_psnr": float(quality.mean()),
-                "chroma_psnr": float(np.mean([_psnr(chroma(x), chroma(y)) for x, y in pairs])),
+                "chroma_psnr": float(quality.mean()),
+                "colour_psnr": float(np.mean([_psnr(x, y) for x, y in pairs])),
                 "colourfulness": float(np.mean([colourfulness(x) for x in answers])),
                 "colourfulness_of_truth": float(np.mean([colourfulness(x) for x in inputs.labels])),
             },

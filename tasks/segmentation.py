@@ -66,7 +66,7 @@ class Segmentation:
         self.channels = self.data.train.channels
         self.description = self.data.description
         self.epochs = epochs or 40
-        self.recipe = Recipe(epochs=self.epochs, batch_size=16)
+        self.recipe = Recipe(epochs=self.epochs, batch_size=8)
         self.tolerance = max(1, round(_TOLERANCE * float(np.hypot(*self.size))))
         self.reach = 3
         self._signals: dict[str, Tensor] = {}
