@@ -49,10 +49,10 @@ class Classification:
     name = "classification"
     version = 1
     main_score = "accuracy"
-    flips = ("none", "h")
+    flips: tuple[str, ...] = ("none", "h")
     patch = 16
     frozen = False
-    views = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
+    views: tuple[str, ...] = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):
         self.data: ImageDataset = load_dataset(data)

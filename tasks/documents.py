@@ -40,17 +40,17 @@ class Documents:
         data: "sroie:PATH".
         backbone: "cml:reader"; None for it.
         size: height of the lines in pixels; None for 32. They are 16 times as wide; longer ones are squeezed.
-        epochs: of training; None for 16.
+        epochs: of training; None for 8.
     """
 
     name = "documents"
     version = 1
     main_score = "character_accuracy"
     channels = 1
-    flips = ("none",)
+    flips: tuple[str, ...] = ("none",)
     patch = 8
     frozen = False
-    views = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
+    views: tuple[str, ...] = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):
         if backbone not in (None, "cml:reader"):
@@ -64,8 +64,8 @@ class Documents:
         self.backbone = "cml:reader"
         self.size = (height, height * _ASPECT)
         self.alphabet = self.data.alphabet
-        self.epochs = epochs or 16
-        self.recipe = Recipe(epochs=self.epochs, lr=3e-3)
+        self.epochs = epochs or 8
+        self.recipe = Recipe(epochs=self.epochs, batch_size=32)
         self._lines = {split: _lines_of(getattr(self.data, split)) for split in ("train", "test")}
         everything = [line for lines in self._lines.values() for _, line in lines]
         squeezed = sum(line_columns(line, height) > self.size[1] for line in everything)

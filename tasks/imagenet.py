@@ -37,12 +37,12 @@ class ImageNet:
     name = "imagenet"
     version = 1
     main_score = "top1"
-    flips = ("none",)
+    flips: tuple[str, ...] = ("none",)
     channels = 3
     epochs = 0
     patch = 16  # says nothing here, but keys hold it
     frozen = True
-    views = ("pixels", "reconstruction")
+    views: tuple[str, ...] = ("pixels", "reconstruction")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):
         if size is not None or epochs is not None:

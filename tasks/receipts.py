@@ -42,11 +42,11 @@ class Receipts:
     version = 1
     main_score = "characters_read"
     channels = 1
-    flips = ("none",)
+    flips: tuple[str, ...] = ("none",)
     patch = 16  # says nothing here, but keys hold it
     epochs = 0
     frozen = True
-    views = ("pixels", "reconstruction")
+    views: tuple[str, ...] = ("pixels", "reconstruction")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):
         if size is not None or epochs is not None:
