@@ -37,10 +37,12 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such 
         "by path: a folder, hf:OWNER/NAME, vae:, cosmos:, taef2, compressai:MODEL, walloc:, livecodec:, command:",
         highlight=False,
     )
-    console.print("data sets: " + ", ".join(DATASETS.names()) + " (folder:PATH)", highlight=False)
+    console.print(
+        "data sets: " + ", ".join(DATASETS.names()) + " (folder:PATH), folder-seg:PATH, sroie:PATH", highlight=False
+    )
     console.print("tasks: " + ", ".join(TASKS.names()), highlight=False)
     console.print("views: " + ", ".join(VIEWS), highlight=False)
-    console.print("backbones: cml:small, timm:NAME (" + ", ".join(BACKBONES.names()) + ")", highlight=False)
+    console.print("backbones: cml:small, timm:NAME, hf:NAME (" + ", ".join(BACKBONES.names()) + ")", highlight=False)
 
 
 def fit(

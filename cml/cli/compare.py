@@ -18,7 +18,10 @@ def compare(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them).  [default: elpv]"),
+        typer.Option(
+            help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them); folder-seg:PATH for "
+            "segmentation, sroie:PATH for documents and receipts.  [default: elpv]"
+        ),
     ] = None,
     codecs: Annotated[
         str | None, typer.Option(help='Operating points, space-separated: "resize:factor=4 rgb_f8c12 jpeg:quality=10".')
@@ -33,7 +36,7 @@ def compare(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="cml:small, timm:NAME; for imagenet efficientnet-lite0, timm:NAME, hf:NAME.  [default: first]"
+            help="cml:small, timm:NAME, hf:NAME; for imagenet efficientnet-lite0, timm:NAME, hf:NAME.  [default: first]"
         ),
     ] = None,
     seeds: Annotated[
@@ -41,10 +44,10 @@ def compare(
         typer.Option(help="Trainings per condition; three or more give a spread to trust.  [default: 1]"),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side to which pictures are resized, whole.  [default: the data's]")
+        int | None, typer.Option(help="Side, or height, to which pictures are resized, whole.  [default: the data's]")
     ] = None,
-    patch: Annotated[int | None, typer.Option(help="Pixels a token along each axis.  [default: 16]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of each training.  [default: 8]")] = None,
+    patch: Annotated[int | None, typer.Option(help="Pixels a token along each axis.  [default: the task's]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each training.  [default: the task's]")] = None,
     quick: Annotated[
         bool | None, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")
     ] = None,
