@@ -33,6 +33,7 @@ REACH = kernel.DELAY + 1  # cells around a tile that its symbols depend on, by t
 # The largest tiles: in columns and lines of cells, so many that what lies around them is a small part of the work, and
 # in floats of what a thread holds of one.
 _COLUMNS, _LINES = 272, 512
+_HEAD_START = 2  # cells: about what a thread computes while another wakes
 _VOLUME_COLUMNS = 64
 _LATENT_FLOATS, _VOLUME_FLOATS = 1 << 22, 1 << 23
 
@@ -86,10 +87,17 @@ class _Span:
 
 
 def _spans(wanted: tuple[int, int], cells: int, core: int, parts: int, reach: int) -> list[_Span]:
-    """Cells low ... high of an axis in equal spans of at most `core`, at least `parts` if there are as many."""
+    """Cells low ... high of an axis in spans of at most about `core`, at least `parts` if there are as many.
+
+    They are equal, but where each thread has one: the calling thread begins before the others, with the first.
+    """
     low, high = wanted
     number = min(max(math.ceil((high - low) / core), parts), high - low)
     edges = [low + (high - low) * k // number for k in range(number + 1)]
+    if number == parts > 1:
+        lead = min(_HEAD_START, (high - low) // (8 * number))
+        for k in range(1, number):
+            edges[k] += lead * (number - k) // (number - 1)
     return [_Span(start, stop, max(0, start - reach), min(cells, stop + reach)) for start, stop in pairwise(edges)]
 
 
