@@ -115,7 +115,10 @@ def test_golden_bitstreams(name, dtype, ndim):
         assert backend(name).encode(symbols) == path.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["rgb_f8c12", "rgb_f8c48", "rgb_f16c12", "rgb_f16c48", "gray_f8c4", "gray_f8c16"])
+BUNDLED = ("rgb_f8c12", "rgb_f8c48", "rgb_f16c12", "rgb_f16c48", "gray_f8c4", "gray_f8c16", "gray_f4c4")
+
+
+@pytest.mark.parametrize("name", BUNDLED)
 def test_golden_pictures(name):
     """A file written by a bundled codec once is decoded for ever: to the same symbols, and close to the original."""
     codec = cml.create_codec(name)
