@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cml.errors import CmlError
@@ -44,6 +45,30 @@ def _download(repository: str) -> Path:
             f"Cannot fetch {repo_id!r} from the Hugging Face hub ({type(error).__name__}): check the name and the "
             f"network, or bring its {CONFIG} and {WEIGHTS} in a folder and give that folder's path."
         ) from error
+
+
+def read_checkpoint(path: Path, *inert: Any) -> dict[str, Any]:
+    """A mapping that torch saved, read without running what it holds.
+
+    Args:
+        path: the file.
+        inert: classes beside tensors that it may hold.
+    """
+    if not path.is_file():
+        raise CmlError(f"There is no checkpoint {path}; give the path of a downloaded file.")
+    try:
+        with torch.serialization.safe_globals(list(inert)):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle fails in as many ways as it has instructions
+        raise CmlError(
+            f"{path} is damaged, or holds more than tensors and settings, which cml does not run: load it where you "
+            "trust it, and save its state dict and settings again (torch.save)."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise CmlError(
+            f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary, so no state dict."
+        )
+    return checkpoint
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -259,8 +259,8 @@ def markdown(
         "",
         f"Pictures: {task.description}, {_pictures(task)} before any codec; bpp is of that picture. `identity` is "
         "charged raw samples, `resize` lossless WebP. Values: numbers a sample that the model reads. Encode and load: "
-        "one thread, picture to container, container to the model's input. Train: samples a second, all threads, "
-        "from memory.",
+        "processor time of one thread, picture to container, container to the model's input. Train: samples a second, "
+        "all threads, from memory.",
         "",
     ]
     for name, title in PICTURES.items():

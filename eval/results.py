@@ -41,9 +41,9 @@ class Result:
     backbone_macs: int = 0
     parameters: int = 0
     encode_mps: float = 0.0
-    """Megapixels a second, picture to container, one thread."""
+    """Megapixels a second, picture to container, by processor time of one thread."""
     load_ips: float = 0.0
-    """Samples a second, container to the model's input, one thread."""
+    """Samples a second, container to the model's input, the same way."""
     train_ips: float = 0.0
     """Samples a second while training, all threads; for `reconstruction` that of the model it uses."""
     seconds: float = 0.0

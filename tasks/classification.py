@@ -30,7 +30,7 @@ class Classification:
 
     Pictures are never cropped. What augments the training samples holds for pixels and for latents alike:
 
-    - flips: exact, since every flipped picture is encoded by itself (wavelet latents cannot be flipped in place: a
+    - flips: exact, since every flipped picture is encoded by itself (reversing their grid flips no wavelet latents: a
       two-channel filter bank samples even positions, which a flip of an even length exchanges for odd ones);
     - shifts by one patch, the same number of pixels in every view: exact for pixels; for latents exact away from the
       border, where the transform's mirror meets other samples;

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cml import hub
 from cml.codecs.base import Codec, CodecSpec, fingerprint
 from cml.codecs.bitstream import Container
 from cml.codecs.geometry import crop, grid_shape, pad_to_multiple
@@ -155,15 +156,8 @@ def import_zoo() -> Any:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CmlError(f"There is no checkpoint {path}; give the path of a downloaded file, weights=FILE.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in as many ways as it has instructions
-        raise CmlError(
-            f"{path} is damaged, or holds more than tensors, which cml does not run: save its state dict (torch.save)."
-        ) from error
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    checkpoint = hub.read_checkpoint(path)
+    state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CmlError(f"{path} holds no state dict: it must map names to tensors.")
     return state

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cml import hub
 from cml.codecs.architecture import WaveletConfig
 from cml.codecs.neural import WaveletCodec
 from cml.codecs.quantize import GaussianCdf
@@ -118,7 +119,7 @@ def load_published(name: str, step: float | None = None, entropy: str | None = N
 
 def load_walloc(path: Path) -> tuple[WaveletConfig, State]:
     """Configuration and weights of a checkpoint of `walloc.Codec2D`, `LinearCodec2D` or `Codec1D`."""
-    checkpoint = _read(path)
+    checkpoint = hub.read_checkpoint(path, *_INERT)
     settings = _settings(path.with_suffix(".json"))
     state = _tensors(checkpoint, "model_state_dict", path)
     if "encoder.0.weight" not in state:
@@ -163,7 +164,7 @@ def load_walloc(path: Path) -> tuple[WaveletConfig, State]:
 
 def load_livecodec(path: Path) -> tuple[WaveletConfig, State]:
     """Configuration and weights of a checkpoint of `livecodec.AutoCodecND`."""
-    checkpoint = _read(path)
+    checkpoint = hub.read_checkpoint(path, *_INERT)
     state = _tensors(checkpoint, "state_dict", path)
     settings = checkpoint.get("config")
     settings = settings if isinstance(settings, dict) else vars(settings or SimpleNamespace())
@@ -196,22 +197,6 @@ def load_livecodec(path: Path) -> tuple[WaveletConfig, State]:
 
 
 READERS = {"walloc": load_walloc, "livecodec": load_livecodec}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CmlError(f"There is no checkpoint {path}; give the path of a downloaded file.")
-    try:
-        with torch.serialization.safe_globals(_INERT):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle fails in as many ways as it has instructions
-        raise CmlError(
-            f"{path} is damaged, or holds more than tensors and settings, which cml does not run: load it where you "
-            "trust it, and save its state dict and settings again (torch.save)."
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise CmlError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}, not a dictionary.")
-    return checkpoint
 
 
 def _settings(path: Path) -> dict[str, Any]:

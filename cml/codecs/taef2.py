@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cml import hub
 from cml.codecs.generative import GenerativeCodec
 from cml.errors import CmlError
 
@@ -141,8 +142,9 @@ def load_taef2(name: str, step: float | None = None, entropy: str | None = None)
                 f"The weights {path} are missing: bring {' and '.join(_FILES)} (github.com/madebyollin/taesd) in a "
                 "folder and name it, taef2:FOLDER, or set CML_DATA to the folder that holds weights/taef2."
             )
+        state = hub.read_checkpoint(path)
         try:
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        except Exception as error:  # a damaged pickle fails in as many ways as it has instructions
+            network.load_state_dict(state)
+        except RuntimeError as error:
             raise CmlError(f"{path} is damaged, or not the weights of TAEF2; fetch it again.") from error
     return Taef2(name, *networks, step=step, entropy=entropy)
