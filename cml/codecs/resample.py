@@ -17,6 +17,7 @@ from cml.codecs.conventional import (
     save_picture,
     to_pillow,
 )
+from cml.codecs.lossless import LOSSLESS_WEBP
 from cml.errors import BitstreamError, CodecError
 
 FILTERS = {
@@ -99,7 +100,7 @@ class Resize(Codec):
         if filter not in FILTERS:
             raise CodecError(f"resize takes the filters {', '.join(FILTERS)}, not {filter!r}.")
         self.factor, self.filter = factor, filter
-        self._save = {"format": "WEBP", "lossless": True, "quality": 75, "method": 4}
+        self._save = LOSSLESS_WEBP
         self._spec = CodecSpec(
             name=f"resize:factor={factor:.12g}" + ("" if filter == "bicubic" else f",filter={filter}"),
             ndim=2,
