@@ -25,7 +25,7 @@ DEFAULT_CODECS = {
 """By the channels of the data; each lossy codec at two operating points."""
 
 # The smallest comparison that still shows every view.
-QUICK_SIZE, QUICK_EPOCHS = 128, 5
+QUICK_EPOCHS = 5
 QUICK_CODECS = {
     1: f"{_SIZES} gray_f8c16:step=0.25 gray_f8c16:step=1 jpeg:quality=5 jpeg:quality=30",
     3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 jpeg:quality=5 jpeg:quality=30",
@@ -70,10 +70,10 @@ class Matrix:
         """
         if self.seeds < 1:
             raise CmlError(f"A comparison needs 1 seed or more, not {self.seeds}.")
-        size, epochs = self.size, self.epochs
-        if self.quick:
-            size, epochs = size or QUICK_SIZE, epochs or QUICK_EPOCHS
-        task: Task = TASKS.get(self.task)(self.data, backbone=self.backbone, size=size, epochs=epochs)
+        size, epochs, make = self.size, self.epochs, TASKS.get(self.task)
+        if self.quick and not make.frozen:
+            size, epochs = size or make.quick_size, epochs or QUICK_EPOCHS
+        task: Task = make(self.data, backbone=self.backbone, size=size, epochs=epochs)
         if task.frozen and self.seeds > 1:
             raise CmlError(f"The model of the task {self.task} comes trained, so it has one seed; leave --seeds out.")
         suited = (QUICK_CODECS if self.quick else DEFAULT_CODECS)[task.channels].split()

@@ -76,6 +76,8 @@ class Task(Protocol):
     """Pixels a token along each axis, for all views but `pixels`, where a comparison names none."""
     frozen: bool
     """Whether its model comes trained: one seed, no training split, and one model for every view."""
+    quick_size: int | None
+    """`size` of the smallest comparison that still shows something; None for its own."""
     views: tuple[str, ...]
     """Those that it has, of `cml.eval.protocols`."""
     backbone: str

@@ -52,6 +52,7 @@ class Classification:
     flips: tuple[str, ...] = ("none", "h")
     patch = 16
     frozen = False
+    quick_size: int | None = 128
     views: tuple[str, ...] = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):

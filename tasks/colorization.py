@@ -60,6 +60,7 @@ class Colorization:
     patch = 8
     frozen = False
     channels = 3
+    quick_size: int | None = 64
     views: tuple[str, ...] = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):

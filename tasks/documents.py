@@ -50,6 +50,7 @@ class Documents:
     flips: tuple[str, ...] = ("none",)
     patch = 8
     frozen = False
+    quick_size: int | None = None
     views: tuple[str, ...] = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):

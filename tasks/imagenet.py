@@ -42,6 +42,7 @@ class ImageNet:
     epochs = 0
     patch = 16  # says nothing here, but keys hold it
     frozen = True
+    quick_size: int | None = None
     views: tuple[str, ...] = ("pixels", "reconstruction")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):

@@ -46,6 +46,7 @@ class Receipts:
     patch = 16  # says nothing here, but keys hold it
     epochs = 0
     frozen = True
+    quick_size: int | None = None
     views: tuple[str, ...] = ("pixels", "reconstruction")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):

@@ -51,6 +51,7 @@ class Segmentation:
     flips: tuple[str, ...] = ("none", "h")
     patch = _PATCH
     frozen = False
+    quick_size: int | None = 120
     views: tuple[str, ...] = ("pixels", "bigpatch", "resize", "latent", "reconstruction", "retrained")
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):

@@ -196,3 +196,8 @@ def test_retrained_models_see_decoded_pictures(picture_folder, tmp_path):
     table = cml.compare("classification", f"folder:{picture_folder}", views=["bigpatch", "retrained"], **options)
     assert list(table["view"]) == ["bigpatch", "retrained"]
     assert table["on_originals"].notna().tolist() == [False, True]
+
+
+def test_in_haste_a_trained_model_keeps_its_size(wnid_folder, tiny_vit):
+    comparison = Matrix("imagenet", f"folder:{wnid_folder}", backbone=f"hf:{tiny_vit}", quick=True).resolve()
+    assert comparison.task.size == (32, 32) and "jpeg:quality=5" in comparison.request["codecs"]
