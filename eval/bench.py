@@ -207,7 +207,8 @@ def _rounds(plan: Plan, subject: Subject, size: Size, pace: float) -> int:
     if pixels > subject.largest:
         plan.notes.append(f"{subject.name} is left out at {size[0]}x{size[1]}: its network would take too long.")
         return 0
-    least = min(plan.rounds, plan.least) if size == plan.reference else int(subject.ours)
+    # Three of ours anywhere, so that the median leaves out the first, which may pay for pages new from the host.
+    least = min(plan.rounds, plan.least if size == plan.reference else 3 * subject.ours)
     count = min(plan.rounds, max(least, int(plan.seconds / (pace * pixels))))
     if not count:
         plan.notes.append(

@@ -82,7 +82,7 @@ class Matrix:
         conditions = plan(task, points, self.views, patch)
         request = {
             "task": self.task, "data": self.data, "codecs": points, "views": list(self.views or _usual(task)),
-            "backbone": task.backbone, "seeds": self.seeds, "size": None if task.frozen else task.size[0],
+            "backbone": task.backbone, "seeds": self.seeds, "size": self.size if task.frozen else task.size[0],
             "patch": patch, "epochs": None if task.frozen else task.epochs,
         }  # fmt: skip
         return Comparison(task, conditions, range(self.seeds), patch, request)

@@ -1,6 +1,6 @@
 """The page of a run: everything of it in one file that needs no network, for a browser.
 
-    results.jsonl, run.json, items/, tables/, gallery/ --payload--> one dict --render--> report.html
+    results.jsonl, run.json, items/, tables/, gallery/, answers.png --payload--> one dict --render--> report.html
 
 Only what lies in the run's folder is read, so a page can be made where codecs and data are gone.
 """
@@ -21,7 +21,7 @@ from cml.eval.figures import family
 from cml.eval.page_columns import DISTORTIONS, columns_of
 from cml.eval.page_findings import findings
 from cml.eval.protocols import VIEWS
-from cml.eval.report import command, control_of, main_score, summarize
+from cml.eval.report import PICTURES, command, control_of, main_score, summarize
 from cml.eval.results import Result, Run
 from cml.eval.statistics import outcome_of, score_interval
 from cml.tasks.base import TASKS
@@ -33,8 +33,9 @@ ASSETS = Path(__file__).parent / "page_assets"
 # In the order in which they need each other.
 SCRIPTS = (
     "dom.js", "format.js", "scale.js", "marks.js", "labels.js", "chart.js", "tooltip.js", "charts.js", "table.js",
-    "download.js", "gallery.js", "details.js", "main.js",
+    "download.js", "gallery.js", "answers.js", "details.js", "main.js",
 )  # fmt: skip
+_ANSWERS = "answers.png"
 _TYPES = {".webp": "image/webp", ".png": "image/png"}
 
 
@@ -110,6 +111,7 @@ def payload(run: Run) -> dict[str, Any]:
         "failed": [{"view": r.view, "codec": r.codec, "seed": r.seed, "error": r.error} for r in failed],
         "tables": _tables(run.folder / "tables"),
         "gallery": _gallery(run, good),
+        "answers": _answers(run.folder),
         "settings": _settings(good or failed),
     }
 
@@ -234,6 +236,12 @@ def _right(run: Run, good: Sequence[Result], wanted, index: int) -> list[int] | 
     outcomes = [outcome_of(run.items(result.key)) for result in good if wanted(result)]
     values = [float(outcome[index]) for outcome in outcomes if outcome.ndim == 1 and index < len(outcome)]
     return [round(sum(values)), len(values)] if values and set(values) <= {0.0, 1.0} else None
+
+
+def _answers(folder: Path) -> dict[str, str] | None:
+    """The picture of answers with its caption, of tasks that have one."""
+    file = _data_uri(folder / _ANSWERS)
+    return {"file": file, "caption": PICTURES[_ANSWERS]} if file else None
 
 
 def _data_uri(path: Path) -> str | None:

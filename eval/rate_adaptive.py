@@ -6,14 +6,15 @@
     latents at step a, at step b, at step c -----------------> a model each -> every model scored at every step
 
 All models are trained alike: one recipe, as many samples seen. Latents without their step are the same thing at every
-rate, only rounded more or less, so a model can serve all of them.
+rate, only rounded more or less, so a model can serve all of them. The scores of a finished training are kept in the
+folder OUT, beside OUT.md and OUT.csv: started again, after a kill too, only what is missing is trained.
 """
 
 import json
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,8 +23,9 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from cml.eval.cells import environment
+from cml.eval.cells import Condition, context_of, environment
 from cml.eval.protocols import Prepared, prepare
+from cml.eval.results import Result, Run, cell_key
 from cml.eval.statistics import outcome_of, paired_bootstrap
 from cml.tasks.base import TASKS, Task
 from torch import Tensor
@@ -59,7 +61,9 @@ class MixedInputs(ModelInputs):
         return out
 
 
-def rate_adaptive(task: Task, codec: str, steps: Sequence[float], seeds: int, patch: int | None = None) -> pd.DataFrame:
+def rate_adaptive(
+    task: Task, codec: str, steps: Sequence[float], seeds: int, run: Run, patch: int | None = None
+) -> pd.DataFrame:
     """Train one model on all steps and one on each, and score all of them at every step.
 
     Args:
@@ -67,6 +71,8 @@ def rate_adaptive(task: Task, codec: str, steps: Sequence[float], seeds: int, pa
         codec: name of a codec with latents and an option `step`, without that option.
         steps: quantization steps, two or more.
         seeds: trainings of each model.
+        run: where the scores of finished trainings are kept, a result for each model, seed and step; a model that has
+            them all is not trained again.
         patch: pixels a token; None for the task's own.
 
     Returns:
@@ -81,30 +87,51 @@ def rate_adaptive(task: Task, codec: str, steps: Sequence[float], seeds: int, pa
         raise CmlError(f"The task {task.name} trains nothing, so there is no model to adapt; take another.")
     if len(set(steps)) < 2 or seeds < 1:
         raise CmlError("A comparison of rates needs two steps or more, and one seed or more.")
+    patch = patch or task.patch
     codecs = {step: _at(codec, step) for step in sorted(steps)}
-    prepared = {step: prepare("latent", made, task, patch or task.patch) for step, made in codecs.items()}
-    metrics: dict[tuple[str, float], list[dict[str, float]]] = {}
-    outcomes: dict[tuple[str, float], list[np.ndarray]] = {}
-    for trained_on in (MIXED, *map(_word, codecs)):
-        for seed in range(seeds):
-            start = time.perf_counter()
-            model = _train(task, prepared, trained_on, seed)
-            for step, part in prepared.items():
-                score = task.score(model, part.test)
-                metrics.setdefault((trained_on, step), []).append(dict(score.metrics))
-                outcomes.setdefault((trained_on, step), []).append(outcome_of(score.items))
-            print(f"{trained_on}, seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    models = {MIXED: list(codecs), **{_word(step): [step] for step in codecs}}
+
+    def context(model: str, seed: int, step: float) -> dict[str, Any]:
+        specs = [codecs[trained].spec for trained in models[model]]
+        scored = context_of(task, Condition("latent", codecs[step]), seed, patch)
+        return scored | {"trained_on": [[spec.codec_id, dict(spec.settings)] for spec in specs]}
+
+    trainings = [(model, seed) for model in models for seed in range(seeds)]
+    keys = {(*training, step): cell_key(context(*training, step)) for training in trainings for step in codecs}
+    missing = [one for one in trainings if not all(run.finished(keys[*one, step]) for step in codecs)]
+    if missing:
+        task.load(lambda: None)
+    prepared = {step: prepare("latent", made, task, patch) for step, made in codecs.items()} if missing else {}
+    for model, seed in missing:
+        start = time.perf_counter()
+        trained = _train(task, [prepared[step] for step in models[model]], seed)
+        for step, part in prepared.items():
+            score = task.score(trained, part.test)
+            run.save_items(keys[model, seed, step], score.items)
+            result = Result(
+                key=keys[model, seed, step], view="latent", codec=codecs[step].spec.name, seed=seed, status="ok",
+                metrics=score.metrics, bpp=float(np.mean(part.bits)) / (task.size[0] * task.size[1]),
+                context=context(model, seed, step), environment=environment(),
+            )  # fmt: skip
+            run.append(result)
+        print(f"{model}, seed {seed}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+    done = run.results()
+    return _table(
+        {(m, step): [done[keys[m, seed, step]] for seed in range(seeds)] for step in codecs for m in models}, run
+    )
+
+
+def _table(results: Mapping[tuple[str, float], Sequence[Result]], run: Run) -> pd.DataFrame:
+    """A row for each model and step, from the results of its seeds."""
+    outcomes = {at: np.stack([outcome_of(run.items(one.key)) for one in seeds]) for at, seeds in results.items()}
     rows = []
-    for step, part in prepared.items():
-        bpp = float(np.mean(part.bits)) / (task.size[0] * task.size[1])
-        for trained_on in (MIXED, *map(_word, codecs)):
-            row: dict[str, Any] = {"step": step, "bpp": bpp, "trained_on": trained_on}
-            for name in metrics[trained_on, step][0]:
-                values = pd.Series([one[name] for one in metrics[trained_on, step]])
-                row |= {name: values.mean(), f"{name}_sd": values.std(ddof=1)}
-            ours, theirs = (np.stack(outcomes[name, step]) for name in (trained_on, _word(step)))
-            gain = paired_bootstrap(ours, theirs)
-            rows.append(row | {"gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high})
+    for (model, step), seeds in results.items():
+        row: dict[str, Any] = {"step": step, "bpp": seeds[0].bpp, "trained_on": model}
+        for name in seeds[0].metrics:
+            values = pd.Series([one.metrics[name] for one in seeds])
+            row |= {name: values.mean(), f"{name}_sd": values.std(ddof=1)}
+        gain = paired_bootstrap(outcomes[model, step], outcomes[_word(step), step])
+        rows.append(row | {"gain": gain.difference, "gain_low": gain.low, "gain_high": gain.high})
     return pd.DataFrame(rows)
 
 
@@ -119,13 +146,12 @@ def _at(codec: str, step: float) -> Codec:
     return made
 
 
-def _train(task: Task, prepared: dict[float, Prepared], trained_on: str, seed: int) -> torch.nn.Module:
-    first = next(iter(prepared.values()))
-    inputs = [part.train for step, part in prepared.items() if trained_on in (MIXED, _word(step))]
-    usable = [part for part in inputs if part is not None]
-    chosen = MixedInputs.of(usable, seed) if trained_on == MIXED else usable[0]
-    model, _ = task.build(first.stem, seed)
-    task.train(model, chosen, first.shift, seed, lambda epoch, loss: None)
+def _train(task: Task, prepared: Sequence[Prepared], seed: int) -> torch.nn.Module:
+    """A model trained on one step, or on all of several."""
+    inputs = [part.train for part in prepared if part.train is not None]
+    model, _ = task.build(prepared[0].stem, seed)
+    chosen = MixedInputs.of(inputs, seed) if len(inputs) > 1 else inputs[0]
+    task.train(model, chosen, prepared[0].shift, seed, lambda epoch, loss: None)
     return model
 
 
@@ -167,11 +193,10 @@ def main(
     epochs: Annotated[int | None, typer.Option(help="Of each training; the task's own.")] = None,
     backbone: Annotated[str | None, typer.Option(help="As for cml compare.")] = None,
 ) -> None:
-    """Compare one model for every rate with one model for each; writes OUT.md and OUT.csv."""
+    """Compare one model for every rate with one model for each; writes OUT.md and OUT.csv, and keeps scores in OUT."""
     try:
         made: Task = TASKS.get(task)(data, backbone=backbone, size=size, epochs=epochs)
-        made.load(lambda: None)
-        table = rate_adaptive(made, codec, _numbers(steps), seeds)
+        table = rate_adaptive(made, codec, _numbers(steps), seeds, Run(out))
     except CmlError as error:
         typer.echo(f"cml: {error}", err=True)
         raise typer.Exit(2) from error

@@ -30,7 +30,8 @@ _SINGLE = (
 _SECOND = {
     "balanced_accuracy": "balanced", "macro_f1": "F1", "roc_auc": "AUC", "pixel_accuracy": "pixel accuracy",
     "boundary_f1": "boundary F1", "colour_psnr": "colour PSNR", "ssim": "SSIM", "lpips": "LPIPS",
-    "colourfulness": "colourfulness",
+    "colourfulness": "colourfulness", "cer": "CER", "line_accuracy": "lines right", "lines_found": "lines found",
+    "anls": "ANLS", "fields": "fields", "exact_match": "exact",
 }  # fmt: skip
 """Metrics beside the main score that a person reads in the table."""
 PICTURES = {
@@ -116,7 +117,7 @@ def columns(table: pd.DataFrame, score: str) -> pd.DataFrame:
         control = control_of(table)
         out[f"against {control}"] = ["" if v == control else f"{g:+.3f} [{a:+.3f}, {b:+.3f}]" for v, g, a, b in gains]
     for name, label in _SECOND.items():
-        if name in table:
+        if name in table and name != score:
             out[label] = spread(name)
     if "by_pixels_model" in table:
         out["by pixels' model"] = ["" if pd.isna(v) else f"{v:.3f}" for v in table["by_pixels_model"]]
@@ -221,8 +222,8 @@ def _same(run: Run, text: str) -> bool:
 
 def command(request: Mapping[str, Any]) -> str:
     """The command line that makes this run again."""
-    # a model that comes trained has no epochs, and neither size nor seeds to choose
-    trained = ["size", "patch", "epochs", "seeds"] if request["epochs"] else []
+    # a model that comes trained has no epochs, no seeds to choose, and mostly no size
+    trained = ["size", "patch", "epochs", "seeds"] if request["epochs"] else ["size"] if request["size"] else []
     options = ["task", "data", "backbone", *trained]
     parts = ["cml", "compare"]
     for name in options:

@@ -17,6 +17,7 @@ TASKS = Registry(
     {
         "classification": "cml.tasks.classification:Classification",
         "colorization": "cml.tasks.colorization:Colorization",
+        "docvqa": "cml.tasks.docvqa:DocVqa",
         "documents": "cml.tasks.documents:Documents",
         "imagenet": "cml.tasks.imagenet:ImageNet",
         "receipts": "cml.tasks.receipts:Receipts",

@@ -38,7 +38,7 @@ class Segmentation:
     which for latents are exact away from the border. Classes weigh by the inverse square root of their frequency.
 
     Args:
-        data: "folder-seg:PATH".
+        data: "folder-seg:PATH", or "hf:NAME_OR_FOLDER[,CONFIGURATION]".
         backbone: as for `build_features`: "cml:small", "timm:NAME", "hf:NAME" (SegFormer among them); None for the
             first.
         size: height in pixels, to which the width follows in multiples of 8; None for the data set's own.
@@ -56,7 +56,7 @@ class Segmentation:
 
     def __init__(self, data: str, backbone: str | None = None, size: int | None = None, epochs: int | None = None):
         if data.partition(":")[0] == "elpv":
-            raise DataError("The task segmentation needs --data folder-seg:PATH, pictures with label maps.")
+            raise DataError("The task segmentation needs --data folder-seg:PATH or hf:NAME, pictures with label maps.")
         self.data: SegmentationSet = load_segmentation(data)
         self.backbone = backbone or "cml:small"
         if size is not None and size < _PATCH:

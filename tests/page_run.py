@@ -51,7 +51,7 @@ def make_run(folder: Path, rates=RATES, seeds: int = 2, score: str = "accuracy",
     request = {
         "task": "classification", "data": "folder:/somewhere/shoes", "codecs": [c for _, c, *_ in cells[1:]],
         "views": ["pixels", "bigpatch", "resize", "latent", "reconstruction"], "backbone": "cml:small", "seeds": seeds,
-        "size": 64, "patch": 16, "epochs": 0 if frozen else 8,
+        "size": None if frozen else 64, "patch": 16, "epochs": 0 if frozen else 8,
     }  # fmt: skip
     about = {"name": "classification", "description": "shoes and boots", "score": score, "size": [64, 64],
              "train": 0 if frozen else 600, "test": ITEMS}  # fmt: skip

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 from cml.eval import page
 from cml.eval.page_findings import findings
+from cml.eval.report import PICTURES
 from cml.eval.results import Run
+from helpers import photo
 from page_run import ITEMS, RATES, add_gallery, make_run
 from page_shot import browser, chromium
+from PIL import Image
 from typer.testing import CliRunner
 
 from cml import cli
@@ -295,6 +298,23 @@ def test_a_trained_model_has_fewer_views(chrome, tmp_path):
     assert count(opened, "#chart-rate .whisker") == CODED and opened.locator("#gallery").is_hidden()
     assert count(opened, "#chart-dimension") == 0 and "top-1" in opened.text_content("#chart-rate .axes")
     assert not problems
+    opened.close()
+
+
+def test_answers_stand_with_their_caption(chrome, report, tab, tmp_path):
+    assert tab.locator("#answers").is_hidden() and "Answers" not in tab.inner_text("#nav")
+    make_run(tmp_path)
+    Image.fromarray(photo((60, 900), 3).permute(1, 2, 0).numpy()).save(tmp_path / "answers.png")
+    opened = chrome.new_page(viewport={"width": 390, "height": 800})
+    opened.goto(page.write(tmp_path).as_uri())
+    opened.wait_for_selector("#answers img")
+    size = "node => node.decode().then(() => [node.naturalWidth, node.naturalHeight])"
+    assert opened.locator("#answers img").evaluate(size) == [900, 60]
+    assert opened.inner_text("#answers figcaption") == PICTURES["answers.png"] and "Answers" in opened.inner_text(
+        "#nav"
+    )
+    assert opened.locator("#answers .scroll").evaluate("node => node.scrollWidth > node.clientWidth")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
     opened.close()
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cml.eval.protocols import prepare
 from cml.eval.rate_adaptive import MIXED, MixedInputs, main, markdown, rate_adaptive
+from cml.eval.results import Run
 from cml.tasks.classification import Classification
 from typer import Typer
 from typer.testing import CliRunner
@@ -40,8 +41,8 @@ def test_each_sample_of_a_batch_has_its_step(task):
     assert torch.equal(again.batch(indices, flips, (0, 1)), x)
 
 
-def test_every_model_at_every_step(task):
-    table = rate_adaptive(task, "gray_f8c16", STEPS, seeds=2)
+def test_every_model_at_every_step(task, tmp_path):
+    table = rate_adaptive(task, "gray_f8c16", STEPS, 2, Run(tmp_path))
     assert list(table["trained_on"]) == [MIXED, "0.25", "4"] * 2 and list(table["step"]) == [0.25] * 3 + [4] * 3
     own = table[table["trained_on"] == [f"{step:g}" for step in table["step"]]]
     assert own["gain"].tolist() == [0, 0]
@@ -53,6 +54,49 @@ def test_every_model_at_every_step(task):
     text = markdown(table, "accuracy", "stripes", "the command")
     rows = [line for line in text.splitlines() if line.startswith("| 0.25 |") or line.startswith("| 4 |")]
     assert len(rows) == 2 and all(row.count("±") == 3 and "[" in row for row in rows) and "the command" in text
+
+
+def test_a_killed_run_goes_on(task, tmp_path, monkeypatch):
+    """Stopped in its third training of six, it trains the last four, and the table is that of an unbroken run."""
+    trained = []
+    train = type(task).train
+
+    def counted(self, model, inputs, shift, seed, on_epoch):
+        if len(trained) == 2 and not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        trained.append((isinstance(inputs, MixedInputs), seed))
+        return train(self, model, inputs, shift, seed, on_epoch)
+
+    monkeypatch.setattr(type(task), "train", counted)
+    steps = (0.5, 2)
+    with pytest.raises(KeyboardInterrupt):
+        rate_adaptive(task, "gray_f8c4", steps, 2, Run(tmp_path / "run"))
+    (tmp_path / "again").touch()
+    with open(tmp_path / "run" / "results.jsonl", "a") as file:
+        file.write('{"key": "half of a li')
+    table = rate_adaptive(task, "gray_f8c4", steps, 2, Run(tmp_path / "run"))
+    assert trained == [(True, 0), (True, 1), (False, 0), (False, 1), (False, 0), (False, 1)]
+    whole = rate_adaptive(task, "gray_f8c4", steps, 2, Run(tmp_path / "whole"))
+    pd.testing.assert_frame_equal(table, whole)
+    trained.clear()
+    pd.testing.assert_frame_equal(rate_adaptive(task, "gray_f8c4", steps, 2, Run(tmp_path / "run")), whole)
+    assert not trained
+    rate_adaptive(task, "gray_f8c4", steps, 3, Run(tmp_path / "run"))
+    assert trained == [(True, 2), (False, 2), (False, 2)]
+
+
+def test_a_finished_training_counts_for_its_own_request_only(task, picture_folder, tmp_path):
+    def keys(other, steps):
+        before = set(Run(tmp_path).results())
+        rate_adaptive(other, "gray_f8c4", steps, 1, Run(tmp_path))
+        return set(Run(tmp_path).results()) - before
+
+    short = Classification(f"folder:{picture_folder}", size=32, epochs=1)
+    assert len(keys(short, (0.5, 2))) == 6
+    assert len(keys(short, (2, 0.5))) == 0
+    # the model of all steps is another; the others are trained again only to be scored at the third
+    assert len(keys(short, (0.5, 2, 4))) == 12 - 4
+    assert len(keys(Classification(f"folder:{picture_folder}", size=32, epochs=2), (0.5, 2))) == 6
 
 
 def test_command(picture_folder, tmp_path):
@@ -73,7 +117,7 @@ def test_command(picture_folder, tmp_path):
         assert done.exit_code == 2 and sentence in " ".join(done.output.split())
 
 
-def test_a_trained_model_has_nothing_to_adapt(task, monkeypatch):
+def test_a_trained_model_has_nothing_to_adapt(task, tmp_path, monkeypatch):
     monkeypatch.setattr(task, "frozen", True)
     with pytest.raises(CmlError, match="trains nothing"):
-        rate_adaptive(task, "gray_f8c4", STEPS, 1)
+        rate_adaptive(task, "gray_f8c4", STEPS, 1, Run(tmp_path))

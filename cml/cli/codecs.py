@@ -38,7 +38,8 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such 
         highlight=False,
     )
     console.print(
-        "data sets: " + ", ".join(DATASETS.names()) + " (folder:PATH), folder-seg:PATH, sroie:PATH", highlight=False
+        "data sets: " + ", ".join(DATASETS.names()) + " (folder:PATH), folder-seg:PATH, hf:NAME, sroie:PATH, docvqa:PATH",
+        highlight=False,
     )
     console.print("tasks: " + ", ".join(TASKS.names()), highlight=False)
     console.print("views: " + ", ".join(VIEWS), highlight=False)

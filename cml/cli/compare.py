@@ -19,8 +19,9 @@ def compare(
     data: Annotated[
         str | None,
         typer.Option(
-            help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them); folder-seg:PATH for "
-            "segmentation, sroie:PATH for documents and receipts.  [default: elpv]"
+            help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them); folder-seg:PATH or "
+            "hf:NAME[,CONFIG] for segmentation, sroie:PATH for documents and receipts, docvqa:PATH for docvqa.  "
+            "[default: elpv]"
         ),
     ] = None,
     codecs: Annotated[
@@ -36,7 +37,8 @@ def compare(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="cml:small, timm:NAME, hf:NAME; for imagenet efficientnet-lite0, timm:NAME, hf:NAME.  [default: first]"
+            help="cml:small, timm:NAME, hf:NAME; for imagenet efficientnet-lite0, timm:NAME, hf:NAME; for docvqa "
+            "hf:NAME, Donut or a chat model that takes pictures.  [default: the task's]"
         ),
     ] = None,
     seeds: Annotated[
@@ -44,7 +46,11 @@ def compare(
         typer.Option(help="Trainings per condition; three or more give a spread to trust.  [default: 1]"),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side, or height, to which pictures are resized, whole.  [default: the data's]")
+        int | None,
+        typer.Option(
+            help="Side, or height, to which pictures are resized, whole; for docvqa the longer side of a page "
+            "at most.  [default: the data's]"
+        ),
     ] = None,
     patch: Annotated[int | None, typer.Option(help="Pixels a token along each axis.  [default: the task's]")] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each training.  [default: the task's]")] = None,
@@ -52,6 +58,13 @@ def compare(
         bool | None, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: runs/DATA]")] = None,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: the cells over many workers, of this machine or of a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, HOST:PORT or auto.  [default: workers of this machine]")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Of Ray, one thread each.  [default: one a core]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and roughly how long they take; run and write nothing.")
     ] = False,
@@ -82,7 +95,7 @@ def compare(
     if dry_run:
         print_plan(plan(request.resolve(), Run(folder)), console)
         return
-    table = run_matrix(request, folder)
+    table = run_matrix(request, folder, engine=engine, address=address, workers=workers)
     report.print_table(table, console)
     out = table.attrs["folder"]
     console.print(f"Page: {out}/report.html; table and pictures: {out}/report.md", highlight=False, soft_wrap=True)

@@ -1,8 +1,12 @@
-"""Segmentation data sets, pictures with a label for each pixel: `folder-seg:PATH`. Another one is a function here."""
+"""Segmentation data sets, pictures with a label for each pixel: `folder-seg:PATH`, and `hf:NAME` beside this file.
 
-from collections.abc import Sequence
+Another one is a function and a registry line.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,18 +21,41 @@ from cml.errors import DataError
 from cml.files import read_bytes
 from cml.registry import Registry
 
-SEGMENTATION_SETS = Registry("segmentation_set", {"folder-seg": "cml.data.segmentation:folder_seg"})
+SEGMENTATION_SETS = Registry(
+    "segmentation_set",
+    {"folder-seg": "cml.data.segmentation:folder_seg", "hf": "cml.data.segmentation_hf:hf_segmentation"},
+)
 VOID = 255
 """The label of what counts nowhere."""
 # What the maps of the CamVid that comes with SegNet mean; 11, behind them, is void.
 _CAMVID = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
 )  # fmt: skip
+GREY_MODES = ("1", "L", "I", "I;16")
+
+
+class LabelledPictures(Protocol):
+    """One split: pictures and their label maps, read one at a time."""
+
+    @property
+    def channels(self) -> int:
+        """Every picture is read as grey (1) or RGB (3)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Tensor:
+        """One picture, (C, H, W) uint8 (uint16 for 16-bit grey)."""
+        ...
+
+    def labels(self, index: int, size: tuple[int, int]) -> Tensor:
+        """The labels of one picture, uint8 (*size), below K or `VOID`; resized by taking the nearest."""
+        ...
 
 
 @dataclass(frozen=True)
 class MapSplit:
-    """Pictures and their label maps, read one at a time.
+    """`LabelledPictures` that lie in files.
 
     Attributes:
         paths, maps: files, one each a sample.
@@ -52,9 +79,7 @@ class MapSplit:
         """The labels of one picture, uint8 (*size), below K or `VOID`; resized by taking the nearest."""
         labels = read_map(self.maps[index])
         labels[labels == self.classes] = VOID
-        if labels.shape == size:
-            return torch.from_numpy(labels)
-        return torch.from_numpy(np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST)))
+        return resize_map(labels, size)
 
 
 @dataclass(frozen=True)
@@ -71,8 +96,8 @@ class SegmentationSet:
     """
 
     classes: tuple[str, ...]
-    train: MapSplit
-    test: MapSplit
+    train: LabelledPictures
+    test: LabelledPictures
     size: tuple[int, int]
     frequencies: np.ndarray
     revision: str
@@ -80,17 +105,45 @@ class SegmentationSet:
 
 
 def load_segmentation(name: str) -> SegmentationSet:
-    """A data set by name: "folder-seg:PATH"."""
+    """A data set by name: "folder-seg:PATH", or "hf:NAME_OR_FOLDER[,CONFIGURATION]"."""
     kind, _, argument = name.partition(":")
     return SEGMENTATION_SETS.get(kind)(argument)
 
 
 def read_map(path: Path) -> np.ndarray:
     """A label map, uint8 (H, W): the samples of a grey file, the palette's numbers of one with a palette."""
-    picture = read_picture(path)
+    return map_labels(read_picture(path), str(path))
+
+
+def map_labels(picture: Image.Image, name: str) -> np.ndarray:
+    """The labels of a decoded map, uint8 (H, W)."""
     if picture.mode not in ("L", "P"):
-        raise DataError(f"{path} is no label map: it must be 8-bit grey or have a palette, not {picture.mode}.")
+        raise DataError(f"{name} is no label map: it must be 8-bit grey or have a palette, not {picture.mode}.")
     return np.array(picture)
+
+
+def resize_map(labels: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Labels, uint8 (H, W), brought to a size by taking the nearest."""
+    if labels.shape == size:
+        return torch.from_numpy(labels)
+    return torch.from_numpy(np.array(Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST)))
+
+
+def count_labels(labels: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
+    """(256,) pixels of each label of one map, once its size is that of its picture, (height, width)."""
+    if labels.shape != size:
+        raise DataError(
+            f"{name} is {labels.shape[1]}x{labels.shape[0]} and its picture {size[1]}x{size[0]}; they must agree."
+        )
+    return np.bincount(labels.ravel(), minlength=256)
+
+
+def refuse_labels(counts: np.ndarray, last: int, classes: int, name: Callable[[int], str]) -> None:
+    """Say which map has a label above the last that there may be; `counts` is (maps, 256)."""
+    unknown = [label for label in np.flatnonzero(counts.sum(0)).tolist() if last < label < VOID]
+    if unknown:
+        where = name(int(counts[:, unknown[0]].nonzero()[0][0]))
+        raise DataError(f"{where} holds the label {unknown[0]}, and there are {classes} classes (0 to {classes - 1}).")
 
 
 def folder_seg(path: str = "") -> SegmentationSet:
@@ -113,17 +166,10 @@ def folder_seg(path: str = "") -> SegmentationSet:
     pairs = {split: _pairs(*_folders(root, name)) for split, name in (("train", "train"), ("test", held_out))}
     both = pairs["train"] + pairs["test"]
     counts = np.stack(map_items(lambda index: _count(*both[index]), len(both)))
-    seen = np.flatnonzero(counts.sum(0))
-    classes = _classes(root, seen)
-    unknown = [label for label in seen.tolist() if len(classes) < label < VOID]
-    if unknown:
-        odd = unknown[0]
-        where = both[int(counts[:, odd].nonzero()[0][0])][1]
-        raise DataError(
-            f"{where} holds the label {odd}, and there are {len(classes)} classes (0 to {len(classes) - 1})."
-        )
+    classes = _classes(root, np.flatnonzero(counts.sum(0)))
+    refuse_labels(counts, len(classes), len(classes), lambda number: str(both[number][1]))
     headers = [_header(picture) for picture, _ in both]
-    channels = 1 if all(mode in ("1", "L", "I", "I;16") for mode, _ in headers) else 3
+    channels = 1 if all(mode in GREY_MODES for mode, _ in headers) else 3
     width, height = (int(np.median([size[axis] for _, size in headers])) for axis in (0, 1))
     files = [file for pair in both for file in pair]
 
@@ -163,14 +209,8 @@ def _pairs(pictures: Path, maps: Path) -> list[tuple[Path, Path]]:
 
 
 def _count(picture: Path, label: Path) -> np.ndarray:
-    """(256,) pixels of each label of one map, once its size is that of its picture."""
-    labels = read_map(label)
     _, (width, height) = _header(picture)
-    if labels.shape != (height, width):
-        raise DataError(
-            f"{label} is {labels.shape[1]}x{labels.shape[0]} and its picture {width}x{height}; they must agree."
-        )
-    return np.bincount(labels.ravel(), minlength=256)
+    return count_labels(read_map(label), (height, width), str(label))
 
 
 def _classes(root: Path, seen: np.ndarray) -> tuple[str, ...]:
@@ -180,11 +220,16 @@ def _classes(root: Path, seen: np.ndarray) -> tuple[str, ...]:
         if len(names) < 2 or len(set(names)) < len(names) or len(names) > VOID:
             raise DataError(f"{listed} must name two classes or more, each once.")
         return names
-    last = max((label for label in seen.tolist() if label < VOID), default=0)
-    if (root / "trainannot").is_dir() and last == len(_CAMVID):
+    if (root / "trainannot").is_dir() and max(seen[seen < VOID], default=0) == len(_CAMVID):
         return _CAMVID
+    return unnamed_classes(seen, str(root))
+
+
+def unnamed_classes(seen: np.ndarray, name: str) -> tuple[str, ...]:
+    """Numbers for names, up to the last label that maps hold."""
+    last = int(max(seen[seen < VOID], default=0))
     if last < 1:
-        raise DataError(f"{root}: a segmentation needs two classes or more; its maps hold one.")
+        raise DataError(f"{name}: a segmentation needs two classes or more; its maps hold one.")
     return tuple(str(label) for label in range(last + 1))
 
 

@@ -53,6 +53,7 @@ function main() {
     ["table", "Table", data.rows.length, tableSection],
     ["extra", "Comparisons", data.tables.length, extraSection],
     ["gallery", "Pictures", data.gallery.some((item) => item.codecs.some((entry) => entry.file)), gallerySection],
+    ["answers", "Answers", data.answers, answersSection],
     ["settings", "Settings", true, settingsSection],
   ];
   for (const [id, name, wanted, fill] of sections) {
