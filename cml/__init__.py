@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from cml.codecs.fit import fit_codec as fit_codec
     from cml.data.augment import LatentAugment as LatentAugment
     from cml.data.datasets import load_dataset as load_dataset
-    from cml.data.loading import LatentFolder as LatentFolder
-    from cml.data.loading import LatentShards as LatentShards
+    from cml.data.encode_dataset import encode_dataset as encode_dataset
+    from cml.data.latent_dataset import LatentDataset as LatentDataset
     from cml.data.loading import latent_loader as latent_loader
-    from cml.data.loading import write_shard as write_shard
     from cml.data.signals import read_image as read_image
     from cml.data.signals import write_image as write_image
+    from cml.data.stored import LatentFolder as LatentFolder
+    from cml.data.stored import LatentShards as LatentShards
+    from cml.data.stored import write_shard as write_shard
     from cml.errors import BitstreamError as BitstreamError
     from cml.errors import CmlError as CmlError
     from cml.errors import CodecError as CodecError
@@ -42,12 +44,14 @@ _LAZY = {
     "fit_codec": "cml.codecs.fit",
     "LatentAugment": "cml.data.augment",
     "load_dataset": "cml.data.datasets",
-    "LatentFolder": "cml.data.loading",
-    "LatentShards": "cml.data.loading",
+    "encode_dataset": "cml.data.encode_dataset",
+    "LatentDataset": "cml.data.latent_dataset",
     "latent_loader": "cml.data.loading",
-    "write_shard": "cml.data.loading",
     "read_image": "cml.data.signals",
     "write_image": "cml.data.signals",
+    "LatentFolder": "cml.data.stored",
+    "LatentShards": "cml.data.stored",
+    "write_shard": "cml.data.stored",
     "BitstreamError": "cml.errors",
     "CmlError": "cml.errors",
     "CodecError": "cml.errors",

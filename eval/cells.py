@@ -16,6 +16,7 @@ from cml.eval.progress import Progress
 from cml.eval.protocols import PROTOCOL_VERSION, Prepared, prepare, prepared_items, view_stem
 from cml.eval.results import Result, Run, cell_key
 from cml.tasks.base import Score, Task
+from rich.console import Console
 from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 
@@ -67,39 +68,70 @@ def context_key(task: Task, condition: Condition, seed: int, patch: int) -> str:
     return cell_key(context_of(task, condition, seed, patch))
 
 
-def execute(task: Task, conditions: Sequence[Condition], seeds: range, patch: int, run: Run) -> int:
-    """Run the cells that have no good result yet; returns how many."""
+Engine = Callable[[Task, Mapping[Condition, Sequence[int]], int, Run, Progress], None]
+"""Runs the given seeds of conditions, at a patch, into a run: `here`, or `ray_cells.RayEngine`."""
+
+
+def execute(
+    task: Task,
+    conditions: Sequence[Condition],
+    seeds: Sequence[int],
+    patch: int,
+    run: Run,
+    engine: Engine | None = None,
+    console: Console | None = None,
+) -> int:
+    """Run the cells that have no good result yet; returns how many.
+
+    Args:
+        task, conditions, seeds, patch: the cells.
+        run: where results are kept and looked for.
+        engine: what runs them; None for `here`.
+        console: for progress; None for that of errors.
+    """
 
     def finished(condition: Condition, seed: int) -> bool:
         key = context_key(task, condition, seed, patch)
         return run.finished(key, model=condition.view in REUSED and not task.frozen)
 
-    missing = {c: [s for s in seeds if not finished(c, s)] for c in conditions}
+    missing = {c: todo for c in conditions if (todo := [s for s in seeds if not finished(c, s)])}
     total = sum(map(len, missing.values()))
-    with Progress(total, len(conditions) * len(seeds)) as progress:
+    with Progress(total, len(conditions) * len(seeds), console) as progress:
         if total:
-            with progress.step("read the pictures", task.count("train") + task.count("test")) as advance:
-                task.load(advance)
-        for condition, todo in missing.items():
-            if todo:
-                _run_condition(task, condition, todo, patch, run, progress)
+            (engine or here)(task, missing, patch, run, progress)
     return total
 
 
+def here(task: Task, missing: Mapping[Condition, Sequence[int]], patch: int, run: Run, progress: Progress) -> None:
+    """The engine of this process: cell by cell; the seeds of a condition share its encoding."""
+    with progress.step("read the pictures", task.count("train") + task.count("test")) as advance:
+        task.load(advance)
+    for condition, seeds in missing.items():
+        _run_condition(task, condition, seeds, patch, run, progress)
+
+
+def failure(task: Task, condition: Condition, seed: int, patch: int, error: Exception) -> Result:
+    """The result of a cell that came to nothing; it runs again next time."""
+    context = context_of(task, condition, seed, patch)
+    sentence = str(error) if isinstance(error, CmlError) else f"{type(error).__name__}: {error}"
+    return Result(
+        key=cell_key(context), view=condition.view, codec=condition.codec.spec.name, seed=seed,
+        status="error", error=sentence, context=context, environment=environment(),
+    )  # fmt: skip
+
+
+def show(result: Result, main_score: str, progress: Progress) -> None:
+    """The line of a cell that is done."""
+    score = result.metrics.get(main_score)
+    outcome = f"failed: {result.error}" if score is None else f"{main_score} {score:.3f}, {result.bpp:.3f} bpp"
+    progress.finished(f"{result.view} {result.codec}", result.seed, outcome)
+
+
 def _run_condition(
-    task: Task, condition: Condition, seeds: list[int], patch: int, run: Run, progress: Progress
+    task: Task, condition: Condition, seeds: Sequence[int], patch: int, run: Run, progress: Progress
 ) -> None:
     title = f"{condition.view} {condition.codec.spec.name}"
     start = time.perf_counter()
-
-    def failed(seed: int, error: Exception) -> Result:
-        context = context_of(task, condition, seed, patch)
-        sentence = str(error) if isinstance(error, CmlError) else f"{type(error).__name__}: {error}"
-        return Result(
-            key=cell_key(context), view=condition.view, codec=condition.codec.spec.name, seed=seed,
-            status="error", error=sentence, context=context, environment=environment(),
-        )  # fmt: skip
-
     try:
         with progress.step(f"{title}: encode", prepared_items(condition.view, task)) as advance:
             prepared = prepare(condition.view, condition.codec, task, patch, advance)
@@ -107,24 +139,19 @@ def _run_condition(
             speed = codec_speed(condition.view, condition.codec, signals)
     except Exception as error:  # one codec must not stop the matrix
         for seed in seeds:
-            run.append(failed(seed, error))
-            progress.finished(title, seed, f"failed: {error}")
+            run.append(result := failure(task, condition, seed, patch, error))
+            show(result, task.main_score, progress)
         return
     for seed in seeds:
         try:
             with progress.step(f"{title}, seed {seed}: train", task.epochs) as advance:
                 result = _run_cell(task, condition, prepared, speed, seed, patch, run, advance)
         except Exception as error:
-            result = failed(seed, error)
+            result = failure(task, condition, seed, patch, error)
         # The encoding counts as the first seed's: what matters is their sum.
         run.append(replace(result, seconds=(now := time.perf_counter()) - start))
         start = now
-        score = result.metrics.get(task.main_score)
-        progress.finished(
-            title,
-            seed,
-            f"failed: {result.error}" if score is None else f"{task.main_score} {score:.3f}, {result.bpp:.3f} bpp",
-        )
+        show(result, task.main_score, progress)
 
 
 def _run_cell(

@@ -1,15 +1,19 @@
 """`compare`: every view of every codec on one task, cell by cell, resumable, into one folder."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from cml.eval import matrix_file, report, tables
-from cml.eval.cells import execute
-from cml.eval.matrix import Matrix, default_folder
+from cml.eval.cells import Engine, execute, here
+from cml.eval.matrix import Comparison, Matrix, default_folder
 from cml.eval.results import Run
+from cml.tasks.base import TASKS
 
+from cml.errors import CmlError
 from cml.files import write_atomic
+from cml.registry import unknown
 
 
 def compare(
@@ -25,6 +29,9 @@ def compare(
     epochs: int | None = None,
     quick: bool = False,
     out: str | Path | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
 ) -> pd.DataFrame:
     """Compare what representations of a signal are worth to a machine, at which rate and cost.
 
@@ -42,6 +49,7 @@ def compare(
         epochs: of each training; None for the task's own.
         quick: small pictures and few epochs, to see the whole in a minute or two.
         out: folder of the run; None for `default_folder`.
+        engine, address, workers: where the cells run, as in `run_matrix`; no result depends on it.
 
     Returns:
         One row a condition, also written to `summary.csv`, `report.md` and pictures in `out`.
@@ -53,18 +61,30 @@ def compare(
         task, data, _words(codecs), _words(views), backbone=backbone, seeds=seeds, size=size, patch=patch,
         epochs=epochs, quick=quick,
     )  # fmt: skip
-    return run_matrix(matrix, out or default_folder(data, quick))
+    return run_matrix(matrix, out or default_folder(data, quick), engine=engine, address=address, workers=workers)
 
 
-def run_matrix(matrix: Matrix, out: str | Path) -> pd.DataFrame:
+def run_matrix(
+    matrix: Matrix, out: str | Path, *, engine: str = "local", address: str | None = None, workers: int | None = None
+) -> pd.DataFrame:
     """`compare` by a `Matrix`, into a folder.
 
     The folder's `matrix.yaml` is there before the first cell: `cml compare FOLDER/matrix.yaml` makes the run again, or
     goes on with it.
+
+    Args:
+        matrix: what to compare.
+        out: folder of the run.
+        engine: "local", one cell after the other with all threads, or "ray", many workers of one thread each. Workers
+            on other machines need the same packages, and a file system in common: `out`, the data and the files of
+            codecs have the same paths there. A cell's `train_ips` is then that of one thread.
+        address: "HOST:PORT" of a Ray cluster, or "auto"; None for workers of this machine.
+        workers: how many; None for one a core.
     """
     comparison, run = matrix.resolve(), Run(out)
+    cells = _engine(comparison, engine, address, workers)
     write_atomic(run.folder / matrix_file.NAME, matrix_file.dump_matrix(comparison.request, run.folder))
-    new = execute(comparison.task, comparison.conditions, comparison.seeds, comparison.patch, run)
+    new = execute(comparison.task, comparison.conditions, comparison.seeds, comparison.patch, run, cells)
     done = run.results()
     results = [done[key] for key in comparison.cell_keys() if key in done]
     table = report.summarize(results, run, comparison.task.main_score)
@@ -73,6 +93,20 @@ def run_matrix(matrix: Matrix, out: str | Path) -> pd.DataFrame:
     codecs = [condition.codec for condition in comparison.conditions]
     report.write(run, table, results, comparison.task, codecs, comparison.request, fresh=new > 0)
     return table
+
+
+def _engine(comparison: Comparison, engine: str, address: str | None, workers: int | None) -> Engine:
+    """The engine of a name."""
+    if engine == "ray":
+        from cml.eval.ray_cells import RayEngine
+
+        how = {name: comparison.request[name] for name in ("data", "backbone", "size", "epochs")}
+        return RayEngine(partial(TASKS.get(comparison.request["task"]), **how), address, workers)
+    if engine != "local":
+        raise CmlError(unknown("engine", engine, ["local", "ray"]))
+    if address is not None or workers is not None:
+        raise CmlError("An address and a number of workers are for the engine ray (--engine ray).")
+    return here
 
 
 def _words(names: Sequence[str] | str | None) -> tuple[str, ...] | None:

@@ -36,9 +36,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from cml.codecs.base import Codec
 from cml.codecs.factory import create_codec
+from cml.data.batches import portable
 from cml.data.datasets import Split
 from cml.data.latents import ModelInputs, map_items
-from cml.data.loading import LatentFolder, LatentShards, latent_loader, portable, write_shard
+from cml.data.loading import latent_loader
+from cml.data.stored import LatentFolder, LatentShards, write_shard
 from cml.errors import CmlError
 from cml.files import write_atomic
 from cml.models.adapters import stem_shape

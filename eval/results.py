@@ -1,17 +1,18 @@
 """A run on disk: an append-only `results.jsonl`, one line a finished cell, found again by its content key."""
 
+import errno
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from cml.errors import DataError
+from cml.errors import CmlError, DataError
 from cml.files import write_atomic
 
 
@@ -45,7 +46,8 @@ class Result:
     load_ips: float = 0.0
     """Samples a second, container to the model's input, the same way."""
     train_ips: float = 0.0
-    """Samples a second while training, all threads; for `reconstruction` that of the model it uses."""
+    """Samples a second while training, all threads of the cell's process (`environment` has their number: 1 on a Ray
+    worker, beside others that train); for `reconstruction` that of the model it uses."""
     seconds: float = 0.0
     """That the cell took, with its share of what the seeds of a condition have in common; 0 where nobody looked."""
     psnr: float | None = None
@@ -68,7 +70,7 @@ def cell_key(context: Mapping[str, Any]) -> str:
 
 
 class Run:
-    """The folder of a comparison.
+    """The folder of a comparison. Several processes may add to it, on one machine or on many that share it.
 
     results.jsonl   one line a cell, appended and flushed when it is finished
     items/KEY.npz   per-item outcomes, for paired comparisons
@@ -83,53 +85,78 @@ class Run:
 
     def results(self) -> dict[str, Result]:
         """The latest result of every key."""
-        # Every cell asks: only what came since is read.
-        for result in self._lines():
-            self._results[result.key] = result
+        self.news()
         return dict(self._results)
+
+    def news(self) -> list[Result]:
+        """Results that were added, by any process, since this object looked last."""
+        # Every cell asks: only what came since is read.
+        if not self.file.exists():
+            return []
+        with open(self.file, "rb") as file:
+            _lock(file, shared=True)  # nobody cuts or extends the last line in the midst of this
+            file.seek(self._bytes)
+            *lines, _ = file.read().split(b"\n")  # behind the last newline: a line whose process died; it runs again
+        known = {f.name for f in fields(Result)}
+        news = []
+        for line in lines:
+            self._bytes += len(line) + 1
+            self._number += 1
+            if not line.strip():
+                continue
+            try:
+                raw = json.loads(line)
+                result = Result(**{key: value for key, value in raw.items() if key in known})
+            except (ValueError, TypeError, AttributeError) as error:
+                raise DataError(
+                    f"{self.file}, line {self._number} is not a result ({error}); remove that line."
+                ) from error
+            self._results[result.key] = result
+            news.append(result)
+        return news
 
     def finished(self, key: str, model: bool = False) -> bool:
         """Whether a cell has a good result, and its model is kept if one is asked for."""
         result = self.results().get(key)
         return result is not None and result.status == "ok" and not (model and not self.model_path(key).exists())
 
-    def _lines(self) -> Iterator[Result]:
-        """The results on the lines that `_results` does not hold yet."""
-        if not self.file.exists():
-            return
-        known = {f.name for f in fields(Result)}
-        with open(self.file, "rb") as file:
-            file.seek(self._bytes)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # the process died while it wrote its last line: that cell runs again
-                self._bytes += len(line)
-                self._number += 1
-                if not line.strip():
-                    continue
-                try:
-                    raw = json.loads(line)
-                    yield Result(**{key: value for key, value in raw.items() if key in known})
-                except (ValueError, TypeError, AttributeError) as error:
-                    raise DataError(
-                        f"{self.file}, line {self._number} is not a result ({error}); remove that line."
-                    ) from error
-
     def append(self, result: Result) -> None:
-        """Add a finished cell; it is on the disk when this returns."""
-        line = json.dumps(asdict(result)) + "\n"
+        """Add a finished cell; it is on the disk when this returns.
+
+        Processes take turns, so a last line without its newline is never one that another process still writes: its
+        writer was killed, or the disk was full, and it must not swallow this one.
+        """
+        line = (json.dumps(asdict(result)) + "\n").encode()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.file, "ab+") as file:
-                # A line that a killed process left unfinished must not swallow this one.
+            with open(self.file, "ab+", buffering=0) as file:
+                _lock(file)
                 size = file.seek(0, os.SEEK_END)
                 if size and (file.seek(size - 1), file.read(1))[1] != b"\n":
                     file.truncate(_last_newline(self.file))
-                file.write(line.encode())
-                file.flush()
+                if file.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(file.fileno())
         except OSError as error:
             raise DataError(f"Cannot write {self.file}: {error.strerror or error}.") from error
+
+    def share(self) -> None:
+        """Make sure that several processes may append; without locks one could cut the line that another writes.
+
+        Raises:
+            CmlError: the folder's file system has no locks.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with open(self.file, "ab") as file:
+                locks = _lock(file)
+        except OSError as error:
+            raise DataError(f"Cannot write {self.file}: {error.strerror or error}.") from error
+        if not locks:
+            raise CmlError(
+                f"The file system of {self.folder} has no file locks, so several workers cannot write there; choose "
+                "another folder (--out)."
+            )
 
     def save_items(self, key: str, items: Mapping[str, np.ndarray]) -> None:
         """Keep the outcome of each test item."""
@@ -149,3 +176,17 @@ class Run:
 
 def _last_newline(path: Path) -> int:
     return path.read_bytes().rfind(b"\n") + 1
+
+
+def _lock(file: IO[bytes], shared: bool = False) -> bool:
+    """Wait until no other process has a file, until it is closed; False where files cannot be locked.
+
+    Without locks one process at a time is as safe as ever.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        return False
+    return True

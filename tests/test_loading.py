@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import photo
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import Subset
 
 import cml
 from cml.codecs.bitstream import Container
 from cml.codecs.entropy import BACKENDS
-from cml.data.loading import LatentFolder, LatentShards, latent_loader, write_shard
+from cml.data.batches import LatentBatch
+from cml.data.loading import latent_loader
+from cml.data.stored import LatentFolder, LatentShards, write_shard
 from cml.errors import BitstreamError, CodecError, DataError
 
 NAMES = ("cat", "dog")
@@ -159,6 +163,65 @@ def test_sizes_of_one_grid_share_a_batch_and_others_are_refused(tmp_path):
     assert data.__getitems__([0, 2]).symbols.shape == (2, 12, 5, 7)
     with pytest.raises(DataError, match=r"00\.cml has a grid of 5x7, .*02\.cml of 6x7; encode"):
         data.__getitems__([0, 1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("entropy", ["zstd", "order0"])
+def test_sizes_may_be_padded(tmp_path, entropy, workers):
+    sizes = [(40, 56), (16, 80), (40, 56), (72, 8)]
+    containers = [codec(entropy=entropy).compress(photo(size)) for size in sizes]
+    containers[3] = codec(step=0.0003, entropy="zstd").compress(photo(sizes[3]))  # int16
+    write_shard(tmp_path / "x.tar", [(f"{number}", blob, number) for number, blob in enumerate(containers)])
+    data = LatentShards(tmp_path / "x.tar", codec())
+    (batch,) = latent_loader(data, 4, sizes="pad", workers=workers)
+    assert batch.symbols.shape == (4, 12, 9, 10) and batch.symbols.dtype == torch.int16
+    assert batch.grids is not None and batch.grids.tolist() == [[5, 7], [2, 10], [5, 7], [9, 1]]
+    values, mask = batch.to_float(), batch.mask()
+    for number, blob in enumerate(containers):
+        expected = codec().unpack(blob)
+        height, width = expected.symbols.shape[1:]
+        inside = torch.zeros(9, 10, dtype=torch.bool)
+        inside[:height, :width] = True
+        assert torch.equal(mask[number], inside)
+        assert torch.equal(values[number, :, :height, :width], expected.to_float())
+        assert torch.equal(batch.symbols[number, :, :height, :width], expected.symbols.to(torch.int16))
+        assert not values[number][:, ~inside].any() and not batch.symbols[number][:, ~inside].any()
+    equal = data.batch([0, 2], pad=True)
+    assert equal.grids is None and equal.mask().shape == (2, 5, 7) and equal.mask().all()
+    assert torch.equal(equal.to_float(), data.batch([0, 2]).to_float())
+    assert batch.to("meta").to_float().shape == (4, 12, 9, 10)
+
+
+@given(st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4))
+def test_masks_in_any_dimension(grids):
+    grids = [grid[: len(min(grids, key=len))] for grid in grids]
+    full = torch.tensor(grids).amax(0).tolist()
+    symbols = torch.ones(len(grids), 2, *full, dtype=torch.int8)
+    batch = LatentBatch(
+        symbols, torch.ones(len(grids)), torch.zeros(len(grids)), torch.zeros(2), 1.0, torch.tensor(grids)
+    )
+    expected = torch.zeros(len(grids), *full, dtype=torch.bool)
+    for row, grid in zip(expected, grids, strict=True):
+        row[tuple(map(slice, grid))] = True
+    assert torch.equal(batch.mask(), expected)
+    assert torch.equal(batch.to_float(), expected[:, None].expand(symbols.shape).float())
+
+
+def test_sizes_may_go_into_buckets(tmp_path):
+    sizes = [(40, 56), (16, 80), (33, 50), (16, 73), (40, 49)]
+    containers = [codec().compress(photo(size)) for size in sizes]
+    data = LatentFolder(write_folder(tmp_path, containers), codec())  # cat: 0, 2, 4; dog: 1, 3
+    assert data.grids().tolist() == [[5, 7]] * 3 + [[2, 10]] * 2
+    batches = list(latent_loader(data, 2, sizes="bucket"))
+    assert [batch.symbols.shape for batch in batches] == [(2, 12, 5, 7), (1, 12, 5, 7), (2, 12, 2, 10)]
+    assert all(batch.grids is None for batch in batches)
+    orders = set()
+    loader = latent_loader(data, 2, sizes="bucket", shuffle=True)
+    for _ in range(8):
+        shuffled = [tuple(batch.symbols.shape) for batch in loader]
+        assert sorted(shuffled) == sorted(tuple(batch.symbols.shape) for batch in batches)
+        orders.add(tuple(shuffled))
+    assert len(orders) > 1
 
 
 def test_other_codecs_and_other_channels_are_refused(tmp_path):

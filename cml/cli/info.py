@@ -1,4 +1,4 @@
-"""`cml info`: an encoded file or a codec, described."""
+"""`cml info`: an encoded file, a latent data set or a codec, described."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,16 +12,26 @@ if TYPE_CHECKING:
     from cml.codecs.architecture import WaveletConfig
     from cml.codecs.base import Codec
 
+_SHOWN = 10  # skipped samples
+
 
 def info(
-    what: Annotated[str, typer.Argument(help="An encoded file, or a codec (name, operating point, folder).")],
+    what: Annotated[
+        str, typer.Argument(help="An encoded file, a latent data set, or a codec (name, operating point, folder).")
+    ],
 ) -> None:
-    """Describe an encoded file or a codec."""
+    """Describe an encoded file, a latent data set (and verify it), or a codec."""
     from cml.codecs.cost import config_of
     from cml.codecs.factory import create_codec
 
-    codec = None if Path(what).is_file() else create_codec(what)
-    rows = _describe_file(Path(what)) if codec is None else _describe_codec(codec)
+    codec = None
+    if _is_data_set(what):
+        rows = _describe_data_set(what)
+    elif Path(what).is_file():
+        rows = _describe_file(Path(what))
+    else:
+        codec = create_codec(what)
+        rows = _describe_codec(codec)
     view = Table(show_header=False, box=None)
     for key, value in rows.items():
         view.add_row(key, str(value))
@@ -66,6 +76,40 @@ def _describe_file(path: Path) -> dict[str, object]:
         "bytes": f"{len(blob)}: header {len(blob) - len(container.payload)}, payload {len(container.payload)}",
         "rate": f"{8 * len(blob) / positions:.3f} bits a position (bpp)",
     }
+
+
+def _is_data_set(what: str) -> bool:
+    from cml.data.latent_files import MANIFEST
+
+    return "://" in what or (Path(what) / MANIFEST).is_file()
+
+
+def _describe_data_set(root: str) -> dict[str, object]:
+    """Facts of a manifest whose shards are all as they were written."""
+    from cml.data.latent_files import read_manifest, verify
+
+    manifest = read_manifest(root)
+    verify(root)
+    rows: dict[str, object] = {
+        "latent data set": root,
+        "source": f"{manifest.source['name']}, revision {manifest.source['revision']}",
+        "codec": f"{manifest.codec} ({manifest.codec_id})",
+        "latents": f"{manifest.latent_channels} channels at 1/{manifest.patch}",
+        "signals": f"{manifest.channels} channel(s), {_sides(manifest.preprocessing['size'])}",
+        "classes": ", ".join(manifest.classes or ()) or "not named",
+    }
+    for name, split in manifest.splits.items():
+        rows[f"split {name}"] = (
+            f"{split.samples:,} samples in {len(split.shards)} shards, {split.bytes / 1e6:,.2f} MB of containers "
+            f"(source {split.source_bytes / 1e6:,.2f} MB)"
+        )
+    rows["skipped"] = len(manifest.skipped)
+    rows |= {f"skipped: {entry['id']}": entry["error"] for entry in manifest.skipped[:_SHOWN]}
+    return rows | {"checksums": "all shards are as they were written"}
+
+
+def _sides(size: list[int] | None) -> str:
+    return f"resized to {size[0]}x{size[1]}" if size else "as the source has them"
 
 
 def _describe_codec(codec: "Codec") -> dict[str, object]:
