@@ -10,14 +10,14 @@ from cml.cli.app import console, errors
 
 def bench(
     data: Annotated[
-        Path | None, typer.Argument(help="A folder of photos.  [default: synthetic pictures]", show_default=False)
+        Path | None, typer.Argument(help="A folder of photos.  \\[default: synthetic pictures]", show_default=False)
     ] = None,
     codec: Annotated[
         list[str] | None,
         typer.Option(
             "--codec",
             "-c",
-            help="An operating point of a neural codec for RGB; as often as wanted.  [default: rgb_f8c12 and "
+            help="An operating point of a neural codec for RGB; as often as wanted.  \\[default: rgb_f8c12 and "
             "rgb_f8c48, with the linear decoder, each with the entropy back-ends order0 and ctx]",
         ),
     ] = None,
@@ -25,15 +25,15 @@ def bench(
     sizes: Annotated[
         str | None,
         typer.Option(
-            help="Of the pictures, separated by spaces: HEIGHTxWIDTH, or megapixels.  [default: 256x256 to 10000x10000]"
+            help="Of the pictures, separated by spaces: HEIGHTxWIDTH, or MP.  \\[default: 256x256 to 10000x10000]"
         ),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option(help="The most at each size; slow codecs take part in fewer.  [default: 25]")
+        int | None, typer.Option(help="The most at each size; slow codecs take part in fewer.  \\[default: 25]")
     ] = None,
     threads: Annotated[
         list[int] | None,
-        typer.Option(help="For all codecs; given again, ours are measured with that many, too.  [default: 1]"),
+        typer.Option(help="For all codecs; given again, ours are measured with that many, too.  \\[default: 1]"),
     ] = None,
     memory: Annotated[bool, typer.Option(help="Peak memory, too, each codec in a process of its own.")] = True,
     quick: Annotated[bool, typer.Option("--quick", help="Small pictures, few rounds, no memory: a minute.")] = False,

@@ -38,7 +38,7 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such 
         highlight=False,
     )
     console.print(
-        "data sets: " + ", ".join(DATASETS.names()) + " (folder:PATH), folder-seg:PATH, hf:NAME, sroie:PATH, docvqa:PATH",
+        f"data sets: {', '.join(DATASETS.names())} (folder:PATH), folder-seg:PATH, hf:NAME, sroie:PATH, docvqa:PATH",
         highlight=False,
     )
     console.print("tasks: " + ", ".join(TASKS.names()), highlight=False)

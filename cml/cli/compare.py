@@ -14,14 +14,14 @@ def compare(
         typer.Argument(help="A yaml file of these options, such as the matrix.yaml of a run; options given here win."),
     ] = None,
     task: Annotated[
-        str | None, typer.Option(help="What the machine does: a name of cml list.  [default: classification]")
+        str | None, typer.Option(help="What the machine does: a name of cml list.  \\[default: classification]")
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them); folder-seg:PATH or "
             "hf:NAME[,CONFIG] for segmentation, sroie:PATH for documents and receipts, docvqa:PATH for docvqa.  "
-            "[default: elpv]"
+            "\\[default: elpv]"
         ),
     ] = None,
     codecs: Annotated[
@@ -31,40 +31,40 @@ def compare(
         str | None,
         typer.Option(
             help="Of pixels, bigpatch, resize, latent, reconstruction, retrained, space-separated.  "
-            "[default: all but the last]"
+            "\\[default: all but the last]"
         ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
             help="cml:small, timm:NAME, hf:NAME; for imagenet efficientnet-lite0, timm:NAME, hf:NAME; for docvqa "
-            "hf:NAME, Donut or a chat model that takes pictures.  [default: the task's]"
+            "hf:NAME, Donut or a chat model that takes pictures.  \\[default: the task's]"
         ),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="Trainings per condition; three or more give a spread to trust.  [default: 1]"),
+        typer.Option(help="Trainings per condition; three or more give a spread to trust.  \\[default: 1]"),
     ] = None,
     size: Annotated[
         int | None,
         typer.Option(
             help="Side, or height, to which pictures are resized, whole; for docvqa the longer side of a page "
-            "at most.  [default: the data's]"
+            "at most.  \\[default: the data's]"
         ),
     ] = None,
-    patch: Annotated[int | None, typer.Option(help="Pixels a token along each axis.  [default: the task's]")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Of each training.  [default: the task's]")] = None,
+    patch: Annotated[int | None, typer.Option(help="Pixels a token along each axis.  \\[default: the task's]")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of each training.  \\[default: the task's]")] = None,
     quick: Annotated[
         bool | None, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run.  [default: runs/DATA]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.  \\[default: runs/DATA]")] = None,
     engine: Annotated[
         str, typer.Option(help="local, or ray: the cells over many workers, of this machine or of a cluster.")
     ] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster, HOST:PORT or auto.  [default: workers of this machine]")
+        str | None, typer.Option(help="Of a Ray cluster, HOST:PORT or auto.  \\[default: workers of this machine]")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Of Ray, one thread each.  [default: one a core]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Of Ray, one thread each.  \\[default: one a core]")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the cells and roughly how long they take; run and write nothing.")
     ] = False,

@@ -24,21 +24,21 @@ def encode_dataset(
         typer.Option(
             "--codec",
             "-c",
-            help="A codec with latents (see `cml list`).  [default: rgb_f8c48 or gray_f8c16 with entropy=order0]",
+            help="A codec with latents (see `cml list`).  \\[default: rgb_f8c48 or gray_f8c16 with entropy=order0]",
         ),
     ] = None,
     op: Annotated[str | None, typer.Option(help='Its options: "step=0.5,entropy=order0".')] = None,
     size: Annotated[
-        str | None, typer.Option(help="Side, or HxW, to which whole pictures are resized.  [default: as they are]")
+        str | None, typer.Option(help="Side, or HxW, to which whole pictures are resized.  \\[default: as they are]")
     ] = None,
     shard_samples: Annotated[int, typer.Option(min=1, help="Samples in a shard.")] = 1024,
     on_error: Annotated[str, typer.Option(help="At a bad sample: stop, or skip and list it.")] = "stop",
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     address: Annotated[
-        str | None, typer.Option(help="Of a Ray cluster, or auto.  [default: one on this machine]")
+        str | None, typer.Option(help="Of a Ray cluster, or auto.  \\[default: one on this machine]")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Threads, or processes of Ray.  [default: one a CPU]")
+        int | None, typer.Option(min=1, help="Threads, or processes of Ray.  \\[default: one a CPU]")
     ] = None,
 ) -> None:
     """Encode a data set once: parquet shards of containers, labels and metadata, with a manifest.

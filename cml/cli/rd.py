@@ -16,18 +16,18 @@ def rd(
             "--codec",
             "-c",
             help="A codec (a ladder of operating points) or an operating point (taken as given; several of one codec "
-            "are one curve); as often as wanted.  [default: jpeg2000 jpeg webp avif jpegxl and the bundled rgb codecs]",
+            "are one curve); as often as wanted.  \\[default: jpeg2000 jpeg webp avif jpegxl, bundled rgb codecs]",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="OUT.csv, OUT.md, OUT.png.  [default: runs/rd-DATA]")
+        Path | None, typer.Option("--output", "-o", help="OUT.csv, OUT.md, OUT.png.  \\[default: runs/rd-DATA]")
     ] = None,
     anchor: Annotated[str, typer.Option(help="The codec that BD-rates are against.")] = "jpeg2000",
     printed: Annotated[
         bool | None,
         typer.Option(
             "--printed/--no-printed",
-            help="Show what the authors of WaLLoC and LiVeAction print for Kodak.  [default: where DATA is Kodak]",
+            help="Show what the authors of WaLLoC and LiVeAction print for Kodak.  \\[default: where DATA is Kodak]",
         ),
     ] = None,
     perceptual: Annotated[

@@ -11,7 +11,7 @@ from cml.cli.app import console
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a run of `cml compare`, finished or not.")],
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the page goes.  [default: RUN/report.html]")
+        Path | None, typer.Option("--output", "-o", help="Where the page goes.  \\[default: RUN/report.html]")
     ] = None,
 ) -> None:
     """Write the page of a run: curves, table, pictures and settings in one file that needs no network.
