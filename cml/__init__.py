@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cml.errors import DataError as DataError
     from cml.eval.harness import compare as compare
     from cml.models.adapters import adapt as adapt
+    from cml.train.classifier import load_classifier as load_classifier
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ _LAZY = {
     "DataError": "cml.errors",
     "compare": "cml.eval.harness",
     "adapt": "cml.models.adapters",
+    "load_classifier": "cml.train.classifier",
 }
 # The keys are strings, which neither tool can tell.
 __all__ = ["__version__", *_LAZY]  # noqa: PLE0604  # pyright: ignore[reportUnsupportedDunderAll]

@@ -18,7 +18,8 @@ SERVANTS = {"errors", "files", "registry", "hub"}
 
 def module_floor(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return parts[0] if parts[0] in ("tasks", "eval") else parts[1]
+    # An entry point stands above every floor, whatever its package.
+    return "__main__" if parts[-1] == "__main__" else parts[0] if parts[0] in ("tasks", "eval") else parts[1]
 
 
 def imports(path: Path):

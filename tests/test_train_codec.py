@@ -291,10 +291,3 @@ def test_the_command_resumes_after_sigkill(toy):
     }
     codec = cml.create_codec(str(toy / "mine"), step=0.3)
     assert torch.isfinite(codec.decompress(codec.compress(SIGNALS[0]))).all()
-
-
-def test_two_processes_train_one_codec(toy):
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--module", "cml")
-    out, err = launch(toy, *launcher).communicate()
-    assert out.count("120/120") == 1, out + err
-    assert cml.create_codec(str(toy / "mine")).spec.latent_channels == 6

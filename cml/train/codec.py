@@ -2,10 +2,8 @@
 
 import copy
 import hashlib
-import io
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +23,11 @@ from cml.codecs.rdo import bits, rdo_round
 from cml.data.crops import Crops
 from cml.errors import CmlError
 from cml.files import write_atomic
+from cml.train import processes
+from cml.train.checkpoint import CHECKPOINT, resume, save_checkpoint
+from cml.train.loop import warmup_cosine
 from cml.train.recipes import CodecRecipe, dump_recipe
 
-CHECKPOINT = "training.pt"
 REPORT = 20
 
 
@@ -97,6 +97,9 @@ class CodecLoss(nn.Module):
     The distortion is the mean over crops of log10(MSE_i + mean MSE): half way between the mean of the decibels, which
     a report quotes, and the decibels of the mean, which busy crops decide. With the rate in the logarithm too, one
     lambda fits all steps: over the usual range a codec gains about 4.6 dB for each e-fold of rate.
+
+    All of it is that of the global batch, whatever the number of processes that share it equally: rates, mean errors
+    and noise, which is drawn for the whole batch from torch's generator, seeded alike everywhere.
     """
 
     def __init__(self, codec: WaveletCodec, recipe: CodecRecipe):
@@ -104,19 +107,26 @@ class CodecLoss(nn.Module):
         self.codec, self.recipe = codec, recipe
 
     def forward(self, x: Tensor, step: float, frozen: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, C, *S) to (loss, estimated bits a position, mean squared error of the [-1, 1] signal)."""
+        """(B, C, *S) to (loss, estimated bits a position, mean squared error of the [-1, 1] signal).
+
+        The loss of several processes is the mean of what each returns; the others are the same everywhere.
+        """
         codec, recipe = self.codec, self.recipe
         with torch.set_grad_enabled(not frozen and torch.is_grad_enabled()):
             z = codec.analysis(x)
         v = z / step
         hard = frozen or recipe.rounding == "hard"
-        rounded = rdo_round(v, codec.rdo) if hard else v + torch.rand_like(v) - 0.5
+        if hard:
+            rounded = rdo_round(v, codec.rdo)
+        else:
+            rounded = v + processes.own(v.new_empty(len(v) * processes.count(), *v.shape[1:]).uniform_()) - 0.5
         x_hat = codec.synthesis((v + (rounded - v).detach()) * step, tuple(x.shape[2:]), z.new_full((len(z),), step))
         error = (x_hat - x).square().flatten(1).mean(1)
-        bpp = bits(v).sum() / x[:, 0].numel()
-        rate = v.std().log2() if recipe.rate == "std" else bpp.clamp(min=1e-6).log2()
-        loss = (error + error.mean().detach()).log10().mean() + recipe.rate_weight * rate
-        return loss, bpp.detach(), error.mean().detach()
+        mean_error = processes.mean(error.detach().mean())
+        bpp = processes.mean(bits(v).sum() / x[:, 0].numel())
+        rate = processes.gather(v).std().log2() if recipe.rate == "std" else bpp.clamp(min=1e-6).log2()
+        loss = (error + mean_error).log10().mean() + recipe.rate_weight * rate
+        return loss, bpp.detach(), mean_error
 
 
 def train_codec(
@@ -129,9 +139,9 @@ def train_codec(
 ) -> WaveletCodec:
     """Train a codec and leave it in a folder that is usable by its path from the first checkpoint on.
 
-    Runs under Hugging Face Accelerate: one process or many, on what devices it finds; the crops and the quantization
-    steps depend on the seed and not on the number of processes. Interrupted and called again, it goes on from the
-    last checkpoint with the same crops that would have come.
+    Runs under Hugging Face Accelerate: one process or many, on what devices it finds. Crops, quantization steps, noise
+    and loss do not depend on the number of processes, and the results only as floats round. Interrupted and called
+    again, on as many processes or others, it goes on from the last checkpoint with the same crops that would have come.
 
     Args:
         recipe: what to do.
@@ -144,12 +154,12 @@ def train_codec(
     Raises:
         CmlError: the folder holds a run of another recipe or of other data, or the loss is no longer a number.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate import DistributedDataParallelKwargs
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     out = Path(out)
     # The encoder gets no gradient once it is frozen.
-    accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    accelerator = processes.accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
     if recipe.batch % accelerator.num_processes:
         raise CmlError(f"batch, {recipe.batch}, must be a multiple of the {accelerator.num_processes} processes.")
     codec = starting_codec(recipe, signals)
@@ -159,7 +169,8 @@ def train_codec(
     model, optimizer = accelerator.prepare(CodecLoss(codec, recipe), optimizer)
     average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
     identity = _identity(recipe, signals)
-    start = _resume(out / CHECKPOINT, identity, codec, average, optimizer)
+    parts = {"codec": codec, "average": average, "optimizer": optimizer}
+    start = resume(out / CHECKPOINT, identity, parts)
     crops = Crops(signals, recipe.crop, recipe.scales, recipe.seed)
     share = recipe.batch // accelerator.num_processes
     mine = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
@@ -172,17 +183,17 @@ def train_codec(
     finished = None
     for done in range(start + 1, recipe.iterations + 1):
         for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * _schedule(done - 1, recipe)
+            warm = min(recipe.warmup, recipe.iterations)
+            group["lr"] = group["peak"] * warmup_cosine(done - 1, warm, recipe.iterations)
         x = crops.batch(done, mine).to(accelerator.device)
-        # Noise is drawn from here: the same after an interruption, another on every process.
-        torch.manual_seed(recipe.seed + done * accelerator.num_processes + accelerator.process_index)
+        torch.manual_seed(recipe.seed + done)  # of the noise: the same after an interruption, and on every process
         loss, bpp, error = model(x, _draw_step(done, recipe), done > recipe.freeze_after * recipe.iterations)
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizer.step()
         average.update_parameters(codec)
-        if not meter.add(loss, bpp, error):
+        if not meter.add(processes.mean(loss.detach()), bpp, error):
             raise CmlError(f"The loss is no longer a number at iteration {done}: take a smaller lr.")
         last = done == recipe.iterations
         if (done % REPORT == 0 or last) and accelerator.is_main_process:
@@ -190,7 +201,7 @@ def train_codec(
         if (done % recipe.every == 0 or last) and accelerator.is_main_process:
             finished = finish(average.module, recipe, crops, done)
             keep(finished, done)
-            _save(out / CHECKPOINT, identity, done, codec, average, optimizer)
+            save_checkpoint(out / CHECKPOINT, identity, done, parts)
             on_validation(done, finished)
     accelerator.wait_for_everyone()
     if finished is None:  # nothing was left to do, or this is not the main process
@@ -220,14 +231,6 @@ def _groups(codec: WaveletCodec, recipe: CodecRecipe) -> list[dict[str, Any]]:
         for params, peak in zip((encoder, decoder, rest), peaks, strict=True)
         if params
     ]
-
-
-def _schedule(iteration: int, recipe: CodecRecipe) -> float:
-    """Linear warm-up, then cosine to zero, as a share of the peak."""
-    warm = min(recipe.warmup, recipe.iterations)
-    if iteration < warm:
-        return (iteration + 1) / warm
-    return 0.5 + 0.5 * math.cos(math.pi * (iteration - warm) / max(1, recipe.iterations - warm))
 
 
 def _draw_step(iteration: int, recipe: CodecRecipe) -> float:
@@ -266,35 +269,6 @@ def _identity(recipe: CodecRecipe, signals: Sequence[Tensor]) -> str:
     for signal in signals:
         digest.update(str(tuple(signal.shape)).encode() + signal.numpy().tobytes())
     return json.dumps(recipe.key() | {"signals": digest.hexdigest()}, sort_keys=True)
-
-
-def _save(path: Path, identity: str, done: int, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> None:
-    state = {
-        "recipe": identity, "done": done, "codec": codec.state_dict(),
-        "average": average.state_dict(), "optimizer": optimizer.state_dict(),
-    }  # fmt: skip
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def _resume(path: Path, identity: str, codec: WaveletCodec, average: nn.Module, optimizer: Any) -> int:
-    """Load a checkpoint; how many iterations it has done, 0 where there is none."""
-    if not path.exists():
-        return 0
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["recipe"] != identity:
-            raise CmlError(
-                f"{path.parent} holds a run of another recipe or of other data: give another folder, or remove "
-                f"{path.name}."
-            )
-        codec.load_state_dict(state["codec"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        return state["done"]
-    except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise CmlError(f"Cannot read the checkpoint {path}: {str(error).splitlines()[0]}; remove it.") from error
 
 
 @torch.no_grad()

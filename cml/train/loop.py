@@ -29,6 +29,24 @@ class Recipe:
     weight_decay: float = 0.05
     clip: float = 1.0
 
+    def factor(self, step: int, total: int) -> float:
+        """Share of the peak learning rate at a step, counted from 0, of `total`."""
+        return warmup_cosine(step, max(1, round(self.warmup * total)), total)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.AdamW:
+        """AdamW at the peak learning rate; what has one dimension (biases, norms) does not decay."""
+        decay = [p for p in model.parameters() if p.dim() >= 2]
+        plain = [p for p in model.parameters() if p.dim() < 2]
+        groups = [{"params": decay, "weight_decay": self.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.lr)
+
+
+def warmup_cosine(step: int, warm: int, total: int) -> float:
+    """A linear rise over `warm` steps to 1, then a cosine to zero, at a step counted from 0."""
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, total - warm))
+
 
 @dataclass(frozen=True)
 class TrainingTime:
@@ -61,19 +79,9 @@ def fit(
         recipe: optimizer settings.
         on_epoch: called after each epoch with its number and mean loss.
     """
-    decay = [p for p in model.parameters() if p.dim() >= 2]
-    plain = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr)
+    optimizer = recipe.optimizer(model)
     total = recipe.epochs * steps_per_epoch
-    warm = max(1, round(recipe.warmup * total))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, total - warm))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: recipe.factor(step, total))
     samples, seconds = 0, 0.0
     for epoch in range(recipe.epochs):
         model.train()
