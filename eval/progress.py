@@ -19,7 +19,8 @@ class Progress:
     """
 
     def __init__(self, todo: int, total: int, console: Console | None = None):
-        self._console = console or Console(stderr=True)
+        # In a notebook rich would ask for ipywidgets.
+        self._console = console or Console(stderr=True, force_jupyter=False)
         self._bars = Bars(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(), console=self._console, transient=True,

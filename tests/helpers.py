@@ -2,11 +2,15 @@
 
 import math
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
+import cml
 from cml.codecs.entropy import EntropyCoder
 
 ROOT = Path(__file__).parents[1]
@@ -44,3 +48,31 @@ def check_golden(name: str, coder: EntropyCoder, symbols: np.ndarray) -> None:
         path.write_bytes(coder.encode(symbols))
     assert coder.encode(symbols) == path.read_bytes()
     assert np.array_equal(coder.decode(path.read_bytes(), symbols.shape, symbols.dtype), symbols)
+
+
+def code_blocks(text: str) -> list[tuple[str, str | None, str]]:
+    """The fenced blocks of a markdown page: (language, title or None, code), in their order."""
+    found = re.findall(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', text, flags=re.MULTILINE | re.DOTALL)
+    return [(language, title or None, code) for language, title, code in found]
+
+
+def newcomer(root: Path) -> Path:
+    """The folder in which the code of a page runs: a photo, photos, and parts of two classes, one folder each."""
+    cml.write_image(root / "photo.png", photo((240, 256)).float() / 127.5 - 1)
+    for number in range(4):
+        cml.write_image(root / "photos" / f"{number}.png", photo((160, 200), 3, number).float() / 127.5 - 1)
+    for number in range(48):
+        part = photo((64, 64), 3, number).float() / 127.5 - 1
+        if number % 2:
+            part[:, range(64), range(64)] = 1
+        cml.write_image(root / "parts" / ("good", "scratched")[number % 2] / f"{number}.png", part)
+    return root
+
+
+def run_in(folder: Path, *arguments: str) -> None:
+    """Run a program as a user of this environment would, and fail with what it says."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        arguments, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,15 +1,13 @@
 """The README is true: its code runs, its commands parse, its map names every file, its pictures exist."""
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer.main
-from helpers import ROOT, photo
+from helpers import ROOT, code_blocks, newcomer, run_in
 
 import cml
 from cml import cli
@@ -18,30 +16,22 @@ README = (ROOT / "README.md").read_text()
 
 
 def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    found = [code for kind, _, code in code_blocks(README) if kind == language]
     assert found
     return found
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a newcomer stands: a photo, and a folder of photos."""
-    root = tmp_path_factory.mktemp("newcomer")
-    cml.write_image(root / "photo.png", photo((240, 256)).float() / 127.5 - 1)
-    for number in range(4):
-        cml.write_image(root / "photos" / f"{number}.png", photo((160, 200), 3, number).float() / 127.5 - 1)
-    return root
+    return newcomer(tmp_path_factory.mktemp("newcomer"))
 
 
-def run(arguments: list[str], folder: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        arguments, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_python_blocks_run_as_one_script(folder):
+def test_code_blocks_run(folder, monkeypatch):
+    """The commands in their order, and then all Python as one script, which reads what they have made."""
+    monkeypatch.setenv("HF_HOME", str(folder / "hub"))
+    for block in blocks("bash"):
+        run_in(folder, "bash", "-euc", block)
+    assert cml.read_image(folder / "back.png").shape == (3, 240, 256)
     # The README's own codec must pass what the contract asks of any codec.
     contract = """
 for size in ((1, 1), (7, 5), (300, 2)):
@@ -57,13 +47,7 @@ for size in ((1, 1), (7, 5), (300, 2)):
             raise AssertionError(bad)
 """
     (folder / "readme.py").write_text("\n".join([*blocks("python"), contract]))
-    run([sys.executable, "-W", "error", "readme.py"], folder)
-
-
-def test_bash_blocks_run(folder):
-    for block in blocks("bash"):
-        run(["bash", "-euc", block], folder)
-    assert cml.read_image(folder / "back.png").shape == (3, 240, 256)
+    run_in(folder, sys.executable, "-W", "error", "readme.py")
 
 
 def test_long_commands_parse():
