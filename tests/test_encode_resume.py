@@ -78,7 +78,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_files_and_does_nothing_twic
     names = FolderSource(photos, 2).splits["train"]["id"].to_pylist()
     finished: list[str] = []
     command = [sys.executable, "-c", _CHILD, str(photos), CODEC]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    # A fork of a process whose OpenMP threads have started may wait for them for ever.
+    quiet = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=quiet) as child:
         assert child.stdin and child.stdout
         for moment in ("5", "writing", "written", "19", "described"):
             child.stdin.write(f"{out} {log} {moment}\n")
