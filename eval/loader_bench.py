@@ -26,7 +26,7 @@ import PIL
 import torch
 import typer
 from cml.eval.cells import environment
-from cml.eval.loading_bench import DRAFT, FACTOR, PATCH, RESIZED, WHOLE, Source, _take_turns, from_disk, mixup_loss
+from cml.eval.loading_bench import DRAFT, FACTOR, PATCH, RESIZED, WHOLE, Source, from_disk, mixup_loss, take_turns
 from cml.eval.loading_bench import sources as picture_sources
 from cml.tasks.classification import Classification
 from PIL import features
@@ -110,7 +110,7 @@ def epochs_table(
         reading = time.perf_counter() - start
         for count in workers:
             works = {source.name: _epoch(task, source, count, batch_size, target) for source in found}
-            rates = _take_turns(epochs, works)
+            rates = take_turns(epochs, works)
             rows += [_row(source, count, rates, found[0]) for source in found]
     stem = found[0].stem
     tokens = (stem.grid[0] // stem.patch, stem.grid[1] // stem.patch)

@@ -262,10 +262,10 @@ def loading_table(
             loaders = {
                 s.name: latent_loader(s.dataset, batch_size, shuffle=True, workers=count, device=target) for s in found
             }
-            rates = _take_turns(passes, {name: partial(load_pass, x, target) for name, x in loaders.items()})
+            rates = take_turns(passes, {name: partial(load_pass, x, target) for name, x in loaders.items()})
             rows += _rows("images/s", count, rates, sizes)
             del loaders  # and with them their workers
-        rates = _take_turns(epochs, _trainings(task, found, workers[-1], batch_size, target))
+        rates = take_turns(epochs, _trainings(task, found, workers[-1], batch_size, target))
         rows += _rows("epochs/s", workers[-1], rates, sizes)
     return pd.DataFrame(rows)
 
@@ -290,7 +290,7 @@ def _trainings(
     return works
 
 
-def _take_turns(passes: int, works: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+def take_turns(passes: int, works: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
     """Name -> what its work returned in each pass; a first pass warms caches and workers up and is dropped."""
     rates: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(passes + 1):

@@ -106,7 +106,7 @@ class LatentDataset(StoredLatents):
         return LatentStream(self.root, self._files, self.form, self.classes, buffer)
 
     def load(self) -> None:
-        self._rows  # noqa: B018
+        self._rows  # noqa: B018 - a cached property: reading it once loads the shards, before workers are forked
 
     def source(self, index: int) -> str:
         ends = np.cumsum([shard.samples for shard in self._files.shards])

@@ -1,4 +1,4 @@
-"""`python -m cml.train` and `accelerate launch -m cml.train`, the same as `cml train`."""
+"""`python -m cml.train`, and the same under `torchrun` or `accelerate launch`: `cml train`."""
 
 import sys
 
