@@ -38,8 +38,11 @@ class Colorization:
     from what the receiver has, codec errors included, in every view alike. A linear encoder makes the latents of a
     colour picture those of the grey one plus those of its colour differences, which is what is learned.
 
-    The main score is the PSNR of the two colour differences (Cb, Cr), which is what the model answers for;
-    `colour_psnr`, of the whole picture, holds what the codec did to the luma besides.
+    The main score, `chroma_explained`, is the share of the squared error of answering grey, in the two colour
+    differences (Cb, Cr) over all test pictures, that the model takes away: 0 for grey, 1 for the very colours. A mean
+    of decibels would not do: it is decided by pictures with next to no colour, where any answer but grey loses ten of
+    them. `chroma_psnr` is of the same error, over all pictures; `colour_psnr`, of whole pictures, holds what the codec
+    did to the luma besides.
 
     The loss is the squared error in the representation, over that of answering grey. In latents this is all but the
     error of pixels: the linear decoder of rgb_f8c48 is near orthonormal (eigenvalues of its Gram matrix 0.96 to 1.6),
@@ -54,8 +57,8 @@ class Colorization:
     """
 
     name = "colorization"
-    version = 1
-    main_score = "chroma_psnr"
+    version = 2
+    main_score = "chroma_explained"
     flips: tuple[str, ...] = ("none", "h")
     patch = 8
     frozen = False
@@ -94,8 +97,7 @@ class Colorization:
     @property
     def chance(self) -> float:
         """Of the grey pictures themselves."""
-        colours = self.labels("test")
-        return float(np.mean([_psnr(chroma(x), chroma(grey(x))) for x in colours]))
+        return 0.0
 
     def count(self, split: str) -> int:
         return len(self._paths[split])
@@ -163,15 +165,18 @@ class Colorization:
         colours = torch.cat([model(inputs.batch(part)) for part in torch.arange(len(inputs)).split(64)])
         answers = torch.stack(map_items(lambda index: space.picture(colours[index]), len(colours)))
         pairs = list(zip(inputs.labels, answers, strict=True))
-        quality = np.array([_psnr(chroma(x), chroma(y)) for x, y in pairs])
+        error = np.array([_mse(chroma(x), chroma(y)) for x, y in pairs])
+        of_grey = np.array([_mse(chroma(x), chroma(grey(x))) for x in inputs.labels])
+        explained = 1 - error / max(of_grey.mean(), 1e-3)
         return Score(
             metrics={
-                "chroma_psnr": float(quality.mean()),
-                "colour_psnr": float(np.mean([_psnr(x, y) for x, y in pairs])),
+                "chroma_explained": float(explained.mean()),
+                "chroma_psnr": _decibels(error.mean()),
+                "colour_psnr": float(np.mean([_decibels(_mse(x, y)) for x, y in pairs])),
                 "colourfulness": float(np.mean([colourfulness(x) for x in answers])),
                 "colourfulness_of_truth": float(np.mean([colourfulness(x) for x in inputs.labels])),
             },
-            items={"outcome": quality},
+            items={"outcome": explained},
             pictures=Pictures(inputs.labels, answers, range(len(answers)), measures=("ssim", "lpips")),
         )
 
@@ -206,10 +211,13 @@ def colourfulness(x: Tensor) -> float:
     return float(spread.square().sum().sqrt() + 0.3 * mean.square().sum().sqrt())
 
 
-def _psnr(x: Tensor, y: Tensor) -> float:
-    """In dB for a range of 255; 78 for equal pictures, so that it has a mean."""
-    mse = float((x.double() - y.double()).square().mean())
-    return 10 * math.log10(255**2 / max(mse, 1e-3))
+def _mse(x: Tensor, y: Tensor) -> float:
+    return float((x.double() - y.double()).square().mean())
+
+
+def _decibels(mse: float) -> float:
+    """PSNR for a range of 255; 78 for equal pictures, so that it has a mean."""
+    return 10 * math.log10(255**2 / max(float(mse), 1e-3))
 
 
 def _space(inputs: ModelInputs) -> Space:

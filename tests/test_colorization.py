@@ -79,19 +79,19 @@ def test_an_untrained_model_answers_grey(colour_folder):
     model, path = task.build(inputs.stem, 0)
     assert model.get_submodule(path) is not None
     score = task.score(model, inputs.test)
-    assert score.metrics["chroma_psnr"] == pytest.approx(task.chance) and score.metrics["colourfulness"] == 0
+    assert score.metrics["chroma_explained"] == pytest.approx(0) and score.metrics["colourfulness"] == 0
 
 
 def test_compare_end_to_end(finished):
     out, table = finished
     assert list(table["view"]) == ["pixels", "bigpatch", "resize", "latent", *["reconstruction"] * 3]
     assert table["tokens"].tolist() == [64, *[16] * 6]
-    assert (table["chroma_psnr"] > table["chance"] + 2).all() and table["chance"].between(10, 20).all()
+    assert (table["chroma_explained"] > 0.35).all() and (table["chance"] == 0).all()
     assert table["colour_psnr"].between(15, 40).all() and table["ssim"].between(0.3, 1).all()
     assert "lpips" not in table
     assert (table["colourfulness"] / table["colourfulness_of_truth"]).between(0.6, 1.2).all()
     for result in Run(out).results().values():
-        assert Run(out).items(result.key)["outcome"].mean() == pytest.approx(result.metrics["chroma_psnr"])
+        assert Run(out).items(result.key)["outcome"].mean() == pytest.approx(result.metrics["chroma_explained"])
     report = (out / "report.md").read_text()
     assert "colour PSNR" in report and "(answers.png)" in report and (out / "report.html").exists()
     with Image.open(out / "answers.png") as picture:
