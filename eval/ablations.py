@@ -20,8 +20,9 @@ import cml
 from cml.errors import CmlError
 from cml.files import write_atomic
 from cml.train.codec import train_codec
+from cml.train.material import read_signals
 from cml.train.recipes import CodecRecipe, load_recipe
-from cml.train.validation import read_pictures, validate
+from cml.train.validation import validate
 
 BASE = "base"
 POINTS = 5
@@ -32,7 +33,7 @@ def run(recipe: CodecRecipe, out: Path) -> pd.DataFrame:
     measured, done = out / "validation.csv", out / "measured.json"
     identity = json.dumps(recipe.key() | {"cml": cml.__version__, "points": POINTS}, sort_keys=True)
     if not (measured.exists() and done.exists() and done.read_text() == identity):
-        signals, held_out = read_pictures(recipe)
+        signals, held_out = read_signals(recipe)
         console = Console(stderr=True)
         with console.status(recipe.name) as status:
             codec = train_codec(

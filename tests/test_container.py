@@ -1,6 +1,7 @@
 """The container and its golden bitstreams."""
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from helpers import photo
 
 import cml
-from cml.codecs.bitstream import Container
-from cml.errors import BitstreamError
+from cml.codecs import bitstream
+from cml.codecs.bitstream import Container, attach
+from cml.errors import BitstreamError, CodecError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -37,6 +39,43 @@ def test_round_trip_and_cost(shape, bit_depth):
     blob = original.pack()
     assert Container.unpack(blob) == original
     assert len(blob) - 1000 <= 32
+
+
+@pytest.mark.parametrize("level", [(), (0.25, 0.5, -0.5)])
+@pytest.mark.parametrize("facts", [{}, {"rate": 44100}, {"affine": [[0.1, 1 / 3], [1e-300, -7.0]], "name": "ü" * 500}])
+def test_level_and_facts_come_back_to_the_last_bit(level, facts):
+    original = container(shape=(2, 1000), level=level, facts=facts)
+    blob = original.pack()
+    assert Container.unpack(blob) == original
+    assert blob[3] == (3 if level or facts else 2)  # a container without them is the one of before
+    more = attach(blob, {"more": True})
+    assert Container.unpack(more) == container(shape=(2, 1000), level=level, facts={**facts, "more": True})
+    assert bitstream.facts(more) == {**facts, "more": True} and bitstream.facts(b"a file of another kind") == {}
+    for position in range(len(blob)):
+        with pytest.raises(BitstreamError):
+            Container.unpack(blob[:position] + bytes([blob[position] ^ 5]) + blob[position + 1 :])
+
+
+def test_facts_are_what_json_holds():
+    for bad in ({"x": float("nan")}, {"x": object()}, {"x": "y" * (1 << 25)}):
+        with pytest.raises(CodecError, match="facts"):
+            container(facts=bad).pack()
+    with pytest.raises(BitstreamError, match="CML"):
+        attach(b"RIFF", {"rate": 8000})
+
+
+@pytest.mark.parametrize(
+    ("extras", "words"),
+    [(b"\x00", "does not know"), (b"\x09", "does not know"), (b"\x01" + bytes(3), "cut off"),
+     (b"\x01" + b"\xff" * 8, "level"), (b"\x02\x03[1]", "no names"), (b"\x02\x02{,", "cannot be read"),
+     (b"\x06\x03abc", "cannot be read")],
+)  # fmt: skip
+def test_headers_that_make_no_sense_are_refused(extras, words):
+    head = bytearray(container(shape=(1, 9), payload=b"").pack()[:-5])  # without the length and the checksum
+    head[3] = 3
+    body = bytes(head) + extras + b"\x00"
+    with pytest.raises(BitstreamError, match=words):
+        Container.unpack(body + zlib.crc32(body).to_bytes(4, "little"))
 
 
 def test_thousands_of_damages():

@@ -20,8 +20,8 @@ from cml.train.checkpoint import CHECKPOINT
 from cml.train.classifier import ClassifierPlan, train_classifier
 from cml.train.codec import train_codec
 from cml.train.loop import Recipe
+from cml.train.material import read_signals
 from cml.train.recipes import CodecRecipe, dump_recipe
-from cml.train.validation import read_pictures
 
 # Where there is no GPU, `--multi_gpu` starts processes on the CPU; `--cpu` starts one, whatever `--num_processes` says.
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
@@ -87,7 +87,7 @@ def test_a_codec_of_one_process_goes_on_as_two(tmp_path):
         ema=0.9, validation=4,
     )  # fmt: skip
     (tmp_path / "toy.yaml").write_text(dump_recipe(recipe))
-    signals = read_pictures(recipe)[0]
+    signals = read_signals(recipe)[0]
     train_codec(recipe, signals, tmp_path / "one")
 
     def interrupt(progress):

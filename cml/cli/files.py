@@ -12,7 +12,7 @@ from cml.errors import CmlError
 
 
 def encode(
-    source: Annotated[Path, typer.Argument(help="A picture, or a folder of pictures.")],
+    source: Annotated[Path, typer.Argument(help="A picture or a sound, or a folder of either.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file, or folder, to write.")],
     codec: Annotated[
         str | None,
@@ -21,27 +21,33 @@ def encode(
         ),
     ] = None,
     bpp: Annotated[float | None, typer.Option(help="Search the operating point nearest to this rate.")] = None,
+    kbps: Annotated[float | None, typer.Option(help="The same in kbit/s, of sound.")] = None,
     max_bytes: Annotated[
         int | None, typer.Option(help="Search the best operating point whose file is at most this large.")
     ] = None,
 ) -> None:
-    """Encode a picture, or every picture of a folder, to a file each.
+    """Encode a picture or a sound, or every one of a folder, to a file each.
 
-    Without --codec, colour goes to rgb_f8c48 and grey to gray_f8c16. --bpp and --max-bytes search each picture's own
-    operating point: the option that steers the rate (`step`, `quality`, `rate`, `factor`) is found, others are kept.
+    Without --codec, colour goes to rgb_f8c48, grey to gray_f8c16, and sound to mono_f64c64, stereo_f64c128 or, four
+    channels of B-format, foa_f64c64. --bpp, --kbps and --max-bytes search each signal's own operating point: the
+    option that steers the rate (`step`, `quality`, `rate`, `factor`) is found, others are kept.
     """
+    from cml.cli.sound_files import encode_sound, find_files, is_sound
     from cml.codecs.factory import create_codec
     from cml.codecs.neural import WaveletCodec
     from cml.codecs.rate import fit_bytes, match_rate
-    from cml.data.signals import find_images
     from cml.data.stripes import open_stripes
     from cml.files import write_atomic
 
-    if bpp is not None and max_bytes is not None:
-        raise CmlError("--bpp and --max-bytes ask for two rates; give one of them.")
+    if sum(option is not None for option in (bpp, kbps, max_bytes)) > 1:
+        raise CmlError("--bpp, --kbps and --max-bytes ask for different rates; give one of them.")
 
     def one(path: Path, target: Path) -> str:
         _spare(path, target)
+        if is_sound(path):
+            return encode_sound(path, target, codec, bpp, kbps, max_bytes)
+        if kbps is not None:
+            raise CmlError("--kbps is the rate of sound; give --bpp for pictures.")
         picture = open_stripes(path)
         channels, height, width = picture.shape
         name = codec or ("rgb_f8c48" if channels == 3 else "gray_f8c16")
@@ -63,7 +69,7 @@ def encode(
 
     if source.is_dir():
         suffix = _suffix(create_codec(codec).spec.name) if codec else ".cml"
-        _each_file(source, output, find_images(source), suffix, one)
+        _each_file(source, output, find_files(source), suffix, one)
     else:
         console.print(one(source, output), markup=False, highlight=False, soft_wrap=True)
 
@@ -71,13 +77,17 @@ def encode(
 def decode(
     source: Annotated[Path, typer.Argument(help="A file of `cml encode`, or a folder of them.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The picture (.png, .tif, .bmp), or folder, to write.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="The picture (.png, .tif, .bmp), sound (.wav, .flac), or folder, to write."
+        ),
     ],
     codec: Annotated[
         str | None, typer.Option("--codec", "-c", help="Folder of the codec, where it is not one that comes with cml.")
     ] = None,
 ) -> None:
-    """Decode a file, or every file of a folder, to pictures; the codec is found from the bytes."""
+    """Decode a file, or every file of a folder, to pictures or sounds; the codec is found from the bytes."""
+    from cml.cli.sound_files import decode_sound
     from cml.codecs.bitstream import Container, is_container
     from cml.codecs.factory import create_codec, identify
     from cml.codecs.neural import WaveletCodec
@@ -90,6 +100,9 @@ def decode(
         _spare(path, target)
         blob = read_bytes(path)
         chosen = create_codec(codec) if codec else identify(blob)
+        if chosen.spec.ndim == 1:
+            return decode_sound(blob, codec, _named(target, ".wav"))
+        target = _named(target, ".png")
         if isinstance(chosen, WaveletCodec) and is_container(blob):
             container = Container.unpack(blob)
             shape = container.shape
@@ -104,17 +117,28 @@ def decode(
         files = sorted(path for path in source.rglob("*") if path.suffix.lower() in _ENCODED_SUFFIXES)
         if not files:
             raise DataError(f"{source} holds no encoded files ({', '.join(_ENCODED_SUFFIXES)}).")
-        _each_file(source, output, files, ".png", one)
+        _each_file(source, output, files, _UNKNOWN, one)
     else:
         console.print(one(source, output), markup=False, highlight=False, soft_wrap=True)
 
 
-_SUFFIXES = {"jpeg": ".jpg", "jpeg2000": ".j2k", "webp": ".webp", "avif": ".avif", "jpegxl": ".jxl"}
+_SUFFIXES = {
+    "jpeg": ".jpg", "jpeg2000": ".j2k", "webp": ".webp", "avif": ".avif", "jpegxl": ".jxl",
+    "opus": ".opus", "vorbis": ".ogg", "mp3": ".mp3", "aac": ".m4a", "flac": ".flac",
+}  # fmt: skip
 _ENCODED_SUFFIXES = (".cml", *_SUFFIXES.values())
+
+
+_UNKNOWN = ".*"
 
 
 def _suffix(name: str) -> str:
     return _SUFFIXES.get(name.partition(":")[0], ".cml")
+
+
+def _named(target: Path, suffix: str) -> Path:
+    """A file of a decoded folder, whose kind shows only in its bytes."""
+    return target.with_suffix(suffix) if target.suffix == _UNKNOWN else target
 
 
 def _spare(source: Path, target: Path) -> None:

@@ -43,8 +43,9 @@ def codec(
     from cml.codecs.neural import WaveletCodec
     from cml.files import write_atomic
     from cml.train.codec import Progress, train_codec
+    from cml.train.material import read_signals
     from cml.train.recipes import load_recipe
-    from cml.train.validation import picture, read_pictures, validate
+    from cml.train.validation import picture, validate
 
     plan = load_recipe(recipe)
     if data:
@@ -56,7 +57,7 @@ def codec(
     plan = replace(plan, name=folder.resolve().name)
     if threads:
         torch.set_num_threads(threads)
-    signals, tests = read_pictures(plan)
+    signals, tests = read_signals(plan)
     first: list[WaveletCodec] = []
 
     def line(progress: Progress) -> None:
@@ -67,11 +68,12 @@ def codec(
         )
 
     def report(iteration: int, trained: WaveletCodec) -> None:
+        if not tests:
+            return
         points = validate(trained, tests, plan.steps)
         shown = "  ".join(f"{p.bpp:.3f} bpp {p.psnr:.2f} dB" for p in points)
-        console.print(f"{iteration}/{plan.iterations}  held-out pictures: {shown}", highlight=False, soft_wrap=True)
-        if tests:
-            write_atomic(folder / "validation.png", picture(tests[0], first[0], trained, plan.steps))
+        console.print(f"{iteration}/{plan.iterations}  held out: {shown}", highlight=False, soft_wrap=True)
+        write_atomic(folder / "validation.png", picture(tests[0], first[0], trained, plan.steps))
 
     with _progress("reading the closed form") as show:
         trained = train_codec(plan, signals, folder, first.append, line, report)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from cml.codecs.level import LEVELS
 from cml.codecs.wavelet import BOUNDARIES
 from cml.errors import CodecError
 
@@ -39,6 +40,7 @@ class WaveletConfig:
         decoder: `linear`, `light`, `attention` (LiVeAction), `residual` (WaLLoC) or `oobleck` (WaLLoC in 1-D), of
             `decoder_width` channels and `decoder_depth` blocks where it has them.
         boundary: `symmetric` or `periodic`.
+        level: `absolute`, signals as they are, or `peak`: each brought to a peak of 1 around its means (see `level`).
         rdo: default strength of rate-distortion optimised quantization; 0 rounds to the nearest.
         entropy: the default entropy back-end.
         provenance: data and command that made the weights; not part of the fingerprint.
@@ -62,6 +64,7 @@ class WaveletConfig:
     decoder_width: int = 0
     decoder_depth: int = 0
     boundary: str = "symmetric"
+    level: str = "absolute"
     rdo: float = 0.0
     entropy: str = "ctx"
     provenance: Mapping[str, Any] | None = None
@@ -93,6 +96,7 @@ class WaveletConfig:
             ("quantizer", QUANTIZERS),
             ("decoder", DECODERS),
             ("boundary", BOUNDARIES),
+            ("level", LEVELS),
         ):
             if getattr(self, key) not in known:
                 raise CodecError(f"Unknown {key} {getattr(self, key)!r}: use one of {', '.join(known)}.")
@@ -112,7 +116,10 @@ class WaveletConfig:
         """The fields that decide what a bitstream decodes to, without those that the container carries or that only
         the encoder reads."""
         chosen = ("step", "entropy", "rdo", "provenance")
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in chosen}
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in chosen}
+        if self.level == "absolute":  # codecs of before there was another keep their fingerprints
+            del found["level"]
+        return found
 
 
 def make_encoder(config: WaveletConfig) -> nn.Module:

@@ -66,6 +66,8 @@ class Latent:
         codec_id: fingerprint of the codec that made it.
         step: the quantization step; symbols * step are the latents in the transform's own unit.
         mean, std: (c,) per-channel statistics of the latents over the codec's training data.
+        level: (peak, *offsets) where the codec brings each signal to a peak of 1 around its offsets, one a channel, as
+            the codecs of sound do: the symbols are those of (x - offset) / peak, whatever the volume. Else empty.
     """
 
     symbols: Tensor
@@ -74,6 +76,7 @@ class Latent:
     step: float
     mean: Tensor
     std: Tensor
+    level: tuple[float, ...] = ()
 
     @property
     def scale(self) -> float:
@@ -212,8 +215,9 @@ def to_unit(x: Tensor) -> Tensor:
     return x.float() / 32767.5 - 1 if x.dtype == torch.uint16 else x
 
 
-def admit_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
-    """A signal as uint8, uint16, or float32 in [-1, 1], with its bits a sample, or one sentence on what is wrong."""
+def admit_signal(x: Tensor | np.ndarray, spec: CodecSpec, bounded: bool = True) -> tuple[Tensor, int]:
+    """A signal as uint8, uint16, or float32 (in [-1, 1] if `bounded`), with its bits a sample, or one sentence on what
+    is wrong."""
     if isinstance(x, np.ndarray):
         # Torch has no negative strides; others, as of a transposed picture, need no copy of all of it.
         x = torch.from_numpy(np.ascontiguousarray(x) if min(x.strides, default=0) < 0 else x)
@@ -244,11 +248,11 @@ def admit_signal(x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
     if not (math.isfinite(low) and math.isfinite(high)):
         raise CodecError("The signal holds NaN or infinity; clean it before encoding.")
     peak = max(-low, high)
-    if peak > 1 + 1e-4:
+    if bounded and peak > 1 + 1e-4:
         raise CodecError(
             f"Float signals lie in [-1, 1]; this one reaches {peak:.4g}. Scale it, or pass 8-bit images as uint8."
         )
-    return (x.clamp(-1, 1) if peak > 1 else x), 32
+    return (x.clamp(-1, 1) if bounded and peak > 1 else x), 32
 
 
 def to_uint8(x: Tensor) -> Tensor:

@@ -1,21 +1,31 @@
 """The container: what a stored latent needs to be decoded by anybody, and nothing else.
 
     "CML" version(1) codec_id(6) flags(1) parameter(float32) shape(varints: C, *spatial)
-    channels(varint) length(varint) payload CRC32(4)
+    channels(varint) [extras] length(varint) payload CRC32(4)
 
 flags: bits 0-2 back-end, 3-4 bit depth (8, 16, 32), 5-6 spatial axes, 7 symbols are int16. An image of 768x512 costs
 28 bytes beside its payload. The CRC covers every byte before it, so a cut or changed file raises `BitstreamError`.
+
+Version 3 has `extras`: a byte that says which of these follow, in this order: 1, the level, float32 peak and C float32
+offsets; 2, the facts, a varint of their bytes and JSON, deflated where that is shorter (4). A container that needs none
+of them is written as version 2, which has no such byte.
 """
 
+import json
 import math
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from cml.errors import BitstreamError
+from cml.errors import BitstreamError, CodecError
 
 MAGIC = b"CML"
-VERSION = 2
+VERSION = 3
+_PLAIN = 2
+_LEVEL, _FACTS, _DEFLATED = 1, 2, 4
+_MOST_FACTS = 1 << 24  # bytes
 FINGERPRINT_BYTES = 6
 _DEPTHS = (8, 16, 32)
 _HEAD = struct.Struct(f"<3sB{FINGERPRINT_BYTES}sBf")
@@ -37,6 +47,10 @@ class Container:
         backend: number of the entropy back-end (0 to 7).
         wide: symbols are int16.
         payload: what the back-end wrote.
+        level: (peak, *offsets) of a signal that was brought to a peak of 1 around its offsets, one a channel, before
+            it was encoded; empty where it was encoded as it is. Rounded to float32.
+        facts: what a reader of the signal should know and the codec need not: sampling rate, spacing, wavelengths;
+            whatever JSON holds.
     """
 
     codec_id: str
@@ -47,13 +61,32 @@ class Container:
     backend: int
     wide: bool
     payload: bytes
+    level: tuple[float, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def pack(self) -> bytes:
         """The bytes of the container."""
         flags = self.backend | _DEPTHS.index(self.bit_depth) << 3 | (len(self.shape) - 1) << 5 | self.wide << 7
-        head = _HEAD.pack(MAGIC, VERSION, bytes.fromhex(self.codec_id), flags, self.parameter)
-        body = head + b"".join(map(_varint, (*self.shape, self.channels, len(self.payload)))) + self.payload
+        extras = self._extras()
+        version = VERSION if extras else _PLAIN
+        head = _HEAD.pack(MAGIC, version, bytes.fromhex(self.codec_id), flags, self.parameter)
+        numbers = b"".join(map(_varint, (*self.shape, self.channels)))
+        body = head + numbers + extras + _varint(len(self.payload)) + self.payload
         return body + _CRC.pack(zlib.crc32(body))
+
+    def _extras(self) -> bytes:
+        kinds, parts = 0, b""
+        if self.level:
+            kinds |= _LEVEL
+            parts += struct.pack(f"<{len(self.level)}f", *self.level)
+        if self.facts:
+            kinds |= _FACTS
+            written = _write_facts(self.facts)
+            deflated = zlib.compress(written, 9)
+            if len(deflated) < len(written):
+                kinds, written = kinds | _DEFLATED, deflated
+            parts += _varint(len(written)) + written
+        return bytes([kinds]) + parts if kinds else b""
 
     @classmethod
     def unpack(cls, blob: bytes) -> "Container":
@@ -63,21 +96,27 @@ class Container:
         if len(blob) < _HEAD.size + _CRC.size:
             raise BitstreamError(f"The container is cut off: only {len(blob)} bytes are left.")
         _, version, codec_id, flags, parameter = _HEAD.unpack_from(blob)
-        if version != VERSION:
+        if version not in (_PLAIN, VERSION):
             advice = "update cml" if version > VERSION else "encode the signal again"
-            raise BitstreamError(f"The container has version {version}; this cml reads version {VERSION}: {advice}.")
+            raise BitstreamError(
+                f"The container has version {version}; this cml reads versions {_PLAIN} and {VERSION}: {advice}."
+            )
         body = blob[: -_CRC.size]
         if _CRC.unpack_from(blob, len(body))[0] != zlib.crc32(body):
             raise BitstreamError("The container is damaged or cut off: its checksum does not match; fetch it again.")
         position, numbers = _HEAD.size, []
         ndim = flags >> 5 & 3
-        for _ in range(ndim + 3):
+        for _ in range(ndim + 2):
             number, position = _read_varint(body, position)
             numbers.append(number)
-        *shape, channels, length = numbers
+        *shape, channels = numbers
         depth = flags >> 3 & 3
         if ndim == 0 or depth >= len(_DEPTHS) or 0 in shape or math.prod(shape) > _MAX_SAMPLES:
             raise BitstreamError(f"The container's header makes no sense: shape {tuple(shape)}.")
+        level, facts = (), {}
+        if version == VERSION:
+            level, facts, position = _read_extras(body, position, shape[0])
+        length, position = _read_varint(body, position)
         if len(body) - position != length:
             raise BitstreamError(f"The container promises {length} bytes of payload and holds {len(body) - position}.")
         return cls(
@@ -89,7 +128,29 @@ class Container:
             backend=flags & 7,
             wide=bool(flags >> 7),
             payload=body[position:],
+            level=level,
+            facts=facts,
         )
+
+
+def attach(blob: bytes, facts: Mapping[str, Any]) -> bytes:
+    """A container that carries facts, besides those that it has; nothing else of it changes.
+
+    Args:
+        blob: a container.
+        facts: name -> what JSON holds; floats come back as they were, to the last bit.
+
+    Raises:
+        BitstreamError: the bytes are no container.
+        CodecError: JSON does not hold the facts.
+    """
+    container = Container.unpack(blob)
+    return replace(container, facts={**container.facts, **facts}).pack()
+
+
+def facts(blob: bytes) -> dict[str, Any]:
+    """The facts that a container carries; none of other bytes, such as the files of conventional codecs."""
+    return dict(Container.unpack(blob).facts) if is_container(blob) else {}
 
 
 def container_id(blob: bytes) -> str | None:
@@ -122,3 +183,42 @@ def _read_varint(data: bytes, position: int) -> tuple[int, int]:
         if byte < 128:
             return number, position
     raise BitstreamError("The container's header holds an endless number.")
+
+
+def _write_facts(facts: Mapping[str, Any]) -> bytes:
+    try:
+        written = json.dumps(dict(facts), separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError) as error:
+        raise CodecError(f"The facts of a signal must be what JSON holds: {error}.") from error
+    if len(written) > _MOST_FACTS:
+        raise CodecError(f"The facts of a signal take {len(written)} bytes, more than the {_MOST_FACTS} allowed.")
+    return written
+
+
+def _read_extras(body: bytes, position: int, channels: int) -> tuple[tuple[float, ...], dict[str, Any], int]:
+    """Level, facts and where they end."""
+    if position >= len(body):
+        raise BitstreamError("The container's header is cut off.")
+    kinds, position, level, facts = body[position], position + 1, (), {}
+    if not kinds or kinds >= 2 * _DEFLATED or (kinds & _DEFLATED and not kinds & _FACTS):
+        raise BitstreamError("The container's header holds what this cml does not know: update cml.")
+    if kinds & _LEVEL:
+        end = position + 4 * (1 + channels)
+        if end > len(body):
+            raise BitstreamError("The container's header is cut off.")
+        level, position = struct.unpack(f"<{1 + channels}f", body[position:end]), end
+        if not all(map(math.isfinite, level)) or level[0] < 0:
+            raise BitstreamError("The container's level makes no sense.")
+    if kinds & _FACTS:
+        length, position = _read_varint(body, position)
+        written, position = body[position : position + length], position + length
+        try:
+            if kinds & _DEFLATED:
+                unpacker = zlib.decompressobj()
+                written = unpacker.decompress(written, _MOST_FACTS)
+            facts = json.loads(written)
+        except (zlib.error, ValueError) as error:
+            raise BitstreamError("The container's facts cannot be read.") from error
+        if not isinstance(facts, dict):
+            raise BitstreamError("The container's facts are no names with values.")
+    return level, facts, position

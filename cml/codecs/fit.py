@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cml.codecs import wavelet
 from cml.codecs.architecture import WaveletConfig
-from cml.codecs.base import CodecSpec, check_signal
+from cml.codecs.base import CodecSpec, admit_signal, to_unit
+from cml.codecs.level import measure, remove
 from cml.codecs.linear import LinearDecoder, LinearEncoder
 from cml.codecs.neural import WaveletCodec
 from cml.errors import CodecError
@@ -29,6 +30,7 @@ def fit_codec(
     latent_channels: int,
     step: float = 0.5,
     boundary: str = "symmetric",
+    level: str = "absolute",
     provenance: dict | None = None,
 ) -> WaveletCodec:
     """Fit a codec to signals, each seen once.
@@ -39,6 +41,7 @@ def fit_codec(
         ndim, channels, levels, latent_channels: D, C, J and c.
         step: default quantization step.
         boundary: of the wavelet transform.
+        level: `absolute`, or `peak` for a codec that brings each signal to a peak of 1 around its means.
         provenance: what the config records of the data and the command.
 
     Raises:
@@ -53,6 +56,7 @@ def fit_codec(
         latent_std=(1.0,) * latent_channels,
         step=step,
         boundary=boundary,
+        level=level,
         provenance=provenance,
     )
     packet_channels = config.packet_channels
@@ -61,7 +65,9 @@ def fit_codec(
     products = torch.zeros(packet_channels, packet_channels, dtype=torch.float64)
     count = 0
     for signal in signals:
-        x, _ = check_signal(signal, spec)
+        x = to_unit(admit_signal(signal, spec, bounded=level == "absolute")[0])
+        if level == "peak":
+            x = remove(x, measure(x))
         packets = wavelet.analysis(x[None], levels, boundary)[0].flatten(1).double()
         total += packets.sum(1)
         products += packets @ packets.T
@@ -71,7 +77,8 @@ def fit_codec(
             f"The signals give {count} patches, too few for {packet_channels} packet channels; add data or take fewer "
             "levels."
         )
-    mean = total / count
+    # Without their offsets signals have no mean, so that silence stays silent.
+    mean = total / count if level == "absolute" else torch.zeros_like(total)
     variance, vectors = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     basis = vectors.flip(1)[:, :latent_channels].T
     # An eigenvector's sign is arbitrary; with the largest entry positive the same fit gives the same codec.

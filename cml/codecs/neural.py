@@ -18,6 +18,7 @@ from cml.codecs.base import Codec, CodecSpec, Latent, admit_signal, fingerprint,
 from cml.codecs.bitstream import Container
 from cml.codecs.entropy import backend, backend_by_number
 from cml.codecs.geometry import grid_shape
+from cml.codecs.level import check_peak, measure, remove, restore
 from cml.codecs.light import LightDecoder
 from cml.codecs.linear import LinearDecoder, LinearEncoder
 from cml.codecs.quantize import make_quantizer, symbols_too_large
@@ -53,6 +54,8 @@ class WaveletCodec(nn.Module, Codec):
         entropy: entropy back-end; None for the default.
         decoder: `linear` to decode by the linear part of a light decoder alone, far faster and a little worse; None
             for the whole decoder. The bytes are the same.
+        peak: of a codec that divides each signal by its peak: a known one, the same for all, as streams need it; None
+            for each signal's own.
     """
 
     def __init__(
@@ -64,12 +67,14 @@ class WaveletCodec(nn.Module, Codec):
         rdo: float | None = None,
         entropy: str | None = None,
         decoder: str | None = None,
+        peak: float | None = None,
     ):
         super().__init__()
         self.config = config
         self.step = _check_step(config.step if step is None else step)
         self.channels = _check_channels(config.latent_channels if channels is None else channels, config)
         self.rdo = _check_rdo(config.rdo if rdo is None else rdo)
+        self.peak = check_peak(peak, config.level)
         self.entropy = entropy or config.entropy
         backend(self.entropy)
         self._name = name
@@ -105,7 +110,7 @@ class WaveletCodec(nn.Module, Codec):
     def spec(self) -> CodecSpec:
         # As the fingerprint: made again only where something in it has changed.
         codec_id = self.codec_id
-        state = (codec_id, self.step, self.channels, self.rdo, self.entropy, self.decodes_by)
+        state = (codec_id, self.step, self.channels, self.rdo, self.entropy, self.decodes_by, self.peak)
         if self._spec is None or self._spec[0] != state:
             self._spec = state, self._make_spec(codec_id)
         return self._spec[1]
@@ -116,6 +121,8 @@ class WaveletCodec(nn.Module, Codec):
         usual = {"channels": config.latent_channels, "rdo": config.rdo, "entropy": config.entropy}
         if self.decodes_by != config.decoder:  # else left out: results of before this option keep their keys
             chosen["decoder"] = self.decodes_by
+        if self.peak is not None:
+            chosen["peak"] = self.peak
         options = {"step": self.step} | {key: value for key, value in chosen.items() if value != usual.get(key)}
         return CodecSpec(
             name=f"{self._name}:" + ",".join(f"{key}={value}" for key, value in options.items()),
@@ -144,7 +151,8 @@ class WaveletCodec(nn.Module, Codec):
 
     def at(self, step: float) -> "WaveletCodec":
         """The same weights at another quantization step."""
-        other = WaveletCodec(self.config, self._name, step, self.channels, self.rdo, self.entropy, self.decodes_by)
+        options = (self.channels, self.rdo, self.entropy, self.decodes_by, self.peak)
+        other = WaveletCodec(self.config, self._name, step, *options)
         other.load_state_dict(self.state_dict(), assign=True)
         return other
 
@@ -179,17 +187,17 @@ class WaveletCodec(nn.Module, Codec):
         parts = [self.quantize(part) for part in z[:, : self.channels].split(count, 1)]
         return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
 
-    def _latent(self, symbols: Tensor, shape: tuple[int, ...], step: float) -> Latent:
+    def _latent(self, symbols: Tensor, shape: tuple[int, ...], step: float, level: tuple[float, ...]) -> Latent:
         mean, std = self._statistics
         count = len(symbols)
-        return Latent(symbols, shape, self.codec_id, step, mean[:count].clone(), std[:count].clone())
+        return Latent(symbols, shape, self.codec_id, step, mean[:count].clone(), std[:count].clone(), level)
 
     @property
     def _device(self) -> torch.device:
         return next(iter(self._parts[0]._parameters.values())).device  # pyright: ignore[reportOptionalMemberAccess]
 
     def _admit(self, x: Tensor | np.ndarray, spec: CodecSpec) -> tuple[Tensor, int]:
-        return admit_signal(x, spec)
+        return admit_signal(x, spec, bounded=self.config.level == "absolute")
 
     def _symbols(self, x: Tensor) -> Tensor:
         fast = self._fast if self._device.type == "cpu" else None
@@ -205,11 +213,15 @@ class WaveletCodec(nn.Module, Codec):
         return self.quantize(self.analysis(to_unit(x)[None]))[0].cpu()
 
     def _encode(self, x: Tensor) -> Latent:
-        return self._pair(self._symbols(x), tuple(x.shape))
+        shape = tuple(x.shape)
+        if self.config.level == "absolute":
+            return self._pair(self._symbols(x), shape)
+        level = measure(x, self.peak)
+        return self._pair(self._symbols(remove(x, level)), shape, level)
 
-    def _pair(self, symbols: Tensor, shape: tuple[int, ...]) -> Latent:
+    def _pair(self, symbols: Tensor, shape: tuple[int, ...], level: tuple[float, ...] = ()) -> Latent:
         # The step through float32, as the container stores it: encoder and decoder use the same number.
-        return self._latent(symbols, shape, float(np.float32(self.step)))
+        return self._latent(symbols, shape, float(np.float32(self.step)), level)
 
     def compress_rows(self, rows: "Rows", shape: tuple[int, ...], dtype: np.dtype) -> bytes:
         """`compress` of a picture that is never in memory as a whole, if the codec's encoder allows it.
@@ -220,7 +232,8 @@ class WaveletCodec(nn.Module, Codec):
             dtype: of the samples.
         """
         depth = 8 * dtype.itemsize
-        if self._fast.quantizes and self.config.ndim == 2 and self._device.type == "cpu":
+        by_rows = self._fast.quantizes and self.config.ndim == 2 and self.config.level == "absolute"
+        if by_rows and self._device.type == "cpu":
             admit_signal(np.empty((shape[0], 1, 1), dtype), self.spec)
             symbols = self._fast.symbols_of_rows(rows, shape, self.step, self.channels, self.rdo)
             return self.pack(self._pair(symbols, shape), depth)
@@ -232,7 +245,9 @@ class WaveletCodec(nn.Module, Codec):
 
         A decoder that looks at the whole picture gives it in one piece.
         """
-        yield from self._stripes(self.unpack(blob))
+        latent = self.unpack(blob)
+        for stripe in self._stripes(latent):
+            yield restore(stripe, latent.level) if latent.level else stripe
 
     def _stripes(self, latent: Latent) -> Iterator[Tensor]:
         size = latent.original_shape[1:]
@@ -257,6 +272,10 @@ class WaveletCodec(nn.Module, Codec):
                 f"Symbols of shape {tuple(latent.symbols.shape)} are not those of a signal {latent.original_shape} of "
                 f"{self.spec.name}; decode latents as `encode` or `unpack` made them."
             )
+        x = self._samples(latent, size)
+        return restore(x, latent.level) if latent.level else x
+
+    def _samples(self, latent: Latent, size: tuple[int, ...]) -> Tensor:
         if self._fast.decodes and self._device.type == "cpu":
             return self._fast.samples(latent.symbols, latent.step, size)
         stripes = self._stripes(latent)
@@ -283,6 +302,7 @@ class WaveletCodec(nn.Module, Codec):
             backend=coder.number,
             wide=symbols.dtype == np.int16,
             payload=coder.encode(symbols),
+            level=latent.level,
         ).pack()
 
     def unpack(self, blob: bytes) -> Latent:
@@ -298,10 +318,12 @@ class WaveletCodec(nn.Module, Codec):
             raise BitstreamError(f"The container's step is {container.parameter}, which no codec writes.")
         if not 1 <= container.channels <= self.config.latent_channels:
             raise BitstreamError(f"The container holds {container.channels} channels; {self._name} makes no such.")
+        if bool(container.level) != (self.config.level == "peak"):
+            raise BitstreamError(f"The container does not tell the level of its signal as those of {self._name} do.")
         shape = (container.channels, *grid_shape(container.shape[1:], 2**self.config.levels))
         dtype = np.dtype(np.int16 if container.wide else np.int8)
         symbols = backend_by_number(container.backend).decode(container.payload, shape, dtype)
-        return self._latent(torch.from_numpy(symbols), container.shape, container.parameter)
+        return self._latent(torch.from_numpy(symbols), container.shape, container.parameter, container.level)
 
     def _decompress(self, blob: bytes) -> Tensor:
         return self._decode(self.unpack(blob))
@@ -349,6 +371,7 @@ def load_wavelet_codec(
     rdo: float | None = None,
     entropy: str | None = None,
     decoder: str | None = None,
+    peak: float | None = None,
 ) -> WaveletCodec:
     """A `WaveletCodec` from a folder of config.json and model.safetensors; the options are those of the class."""
     raw, tensors = hub.load(folder)
@@ -356,7 +379,7 @@ def load_wavelet_codec(
         known = {field.name for field in fields(WaveletConfig)}
         config = WaveletConfig(**{key: value for key, value in raw.items() if key in known})
         config = replace(config, latent_mean=tuple(config.latent_mean), latent_std=tuple(config.latent_std))
-        codec = WaveletCodec(config, name, step, channels, rdo, entropy, decoder)
+        codec = WaveletCodec(config, name, step, channels, rdo, entropy, decoder, peak)
         codec.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise CmlError(f"{folder} does not hold a wavelet codec: {str(error).splitlines()[0]}.") from error

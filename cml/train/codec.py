@@ -66,7 +66,7 @@ def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCod
         raise CmlError(f"The recipe's codec is wrong: {error}.") from error
     closed = fit_codec(
         signals, name="start", ndim=config.ndim, channels=config.channels, levels=config.levels,
-        latent_channels=c, boundary=config.boundary,
+        latent_channels=c, boundary=config.boundary, level=config.level,
     )  # fmt: skip
     std = closed.config.latent_std
     codec = WaveletCodec(replace(config, latent_std=std), recipe.name)

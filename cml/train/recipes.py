@@ -17,7 +17,9 @@ class CodecRecipe:
     """How a codec is trained.
 
     Attributes:
-        data: folders of pictures; environment variables are replaced, `$CML_DATA` by ../shared/data where it is unset.
+        data: folders of pictures, or of sounds where the codec has one dimension, or sets of sounds, such as
+            esc10:PATH, of which the test split stays out. Environment variables are replaced, `$CML_DATA` by
+            ../shared/data where it is unset.
         codec: fields of `WaveletConfig`: levels, latent_channels, and where they differ from its defaults channels
             (3), encoder, quantizer, decoder and their sizes, boundary, step, rdo, entropy.
         closed_form: start linear encoders and the linear part of decoders from the closed form; else from random.
@@ -34,9 +36,11 @@ class CodecRecipe:
         linear_lr: that of parts which start from the closed form.
         clip: largest norm of the gradient.
         ema: decay of the average of the weights that is validated and saved.
-        validation: every how many-th picture is held out.
+        validation: every how many-th signal is held out; 0 holds out none.
         every: iterations between validations and checkpoints.
         seed: of crops, steps and initial weights.
+        sampling_rate: samples a second to which sounds are brought; 0 leaves each at its own.
+        mirror: sounds are B-format, W first, and enter mirrored along each axis, too: no direction is preferred.
 
     Raises:
         CmlError: values that do not make sense.
@@ -62,6 +66,8 @@ class CodecRecipe:
     validation: int = 14
     every: int = 500
     seed: int = 0
+    sampling_rate: int = 0
+    mirror: bool = False
     name: str = field(default="", compare=False)
 
     def __post_init__(self):
@@ -70,7 +76,7 @@ class CodecRecipe:
             "data must name at least one folder": len(self.data) > 0,
             "steps must be two positive numbers, the smaller first": 0 < low <= high,
             "scales must be positive numbers": len(self.scales) > 0 and min(self.scales) > 0,
-            "seed must be 0 or more": self.seed >= 0,
+            "seed and sampling_rate must be 0 or more": min(self.seed, self.sampling_rate) >= 0,
             "rate must be context or std": self.rate in ("context", "std"),
             "rounding must be hard or noise": self.rounding in ("hard", "noise"),
             "freeze_after must be 0 to 1": 0 <= self.freeze_after <= 1,
@@ -78,7 +84,8 @@ class CodecRecipe:
             "iterations must be 0 or more": self.iterations >= 0,
             "lr, linear_lr and clip must be positive": min(self.lr, self.linear_lr, self.clip) > 0,
             "ema must be 0 to 1, 1 excluded": 0 <= self.ema < 1,
-            "validation must be 2 or more": self.validation >= 2,
+            "mirror is for sounds of four channels": not self.mirror or self.codec.get("channels") == 4,
+            "validation must be 2 or more, or 0": self.validation == 0 or self.validation >= 2,
             "codec must name levels and latent_channels": {"levels", "latent_channels"} <= set(self.codec),
         }
         for sentence, holds in checks.items():
@@ -89,10 +96,10 @@ class CodecRecipe:
         """What must not change when a run goes on: everything but the number of iterations between checkpoints."""
         return {name: value for name, value in asdict(self).items() if name not in ("every", "name")}
 
-    def folders(self) -> list[Path]:
-        """The folders of `data`."""
+    def sources(self) -> list[str]:
+        """What `data` names, its variables replaced."""
         usual = os.environ.get("CML_DATA", "../shared/data")
-        return [Path(os.path.expandvars(name.replace("$CML_DATA", usual))).expanduser() for name in self.data]
+        return [os.path.expanduser(os.path.expandvars(name.replace("$CML_DATA", usual))) for name in self.data]
 
 
 def load_recipe(path: str | Path) -> CodecRecipe:
