@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cml.codecs.factory import decompress as decompress
     from cml.codecs.factory import list_codecs as list_codecs
     from cml.codecs.fit import fit_codec as fit_codec
+    from cml.codecs.stream import StreamEncoder as StreamEncoder
     from cml.data.augment import LatentAugment as LatentAugment
     from cml.data.datasets import load_dataset as load_dataset
     from cml.data.encode_dataset import encode_dataset as encode_dataset
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from cml.data.loading import latent_loader as latent_loader
     from cml.data.signals import read_image as read_image
     from cml.data.signals import write_image as write_image
+    from cml.data.sound import Sound as Sound
+    from cml.data.sound import read_sound as read_sound
+    from cml.data.sound import write_sound as write_sound
     from cml.data.stored import LatentFolder as LatentFolder
     from cml.data.stored import LatentShards as LatentShards
     from cml.data.stored import write_shard as write_shard
@@ -43,6 +47,7 @@ _LAZY = {
     "decompress": "cml.codecs.factory",
     "list_codecs": "cml.codecs.factory",
     "fit_codec": "cml.codecs.fit",
+    "StreamEncoder": "cml.codecs.stream",
     "LatentAugment": "cml.data.augment",
     "load_dataset": "cml.data.datasets",
     "encode_dataset": "cml.data.encode_dataset",
@@ -50,6 +55,9 @@ _LAZY = {
     "latent_loader": "cml.data.loading",
     "read_image": "cml.data.signals",
     "write_image": "cml.data.signals",
+    "Sound": "cml.data.sound",
+    "read_sound": "cml.data.sound",
+    "write_sound": "cml.data.sound",
     "LatentFolder": "cml.data.stored",
     "LatentShards": "cml.data.stored",
     "write_shard": "cml.data.stored",

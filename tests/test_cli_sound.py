@@ -112,3 +112,16 @@ def test_mirrored_scenes_leave_no_direction_preferred(tmp_path):
     assert (np.sort(weight.max(2), 1)[:, :-1] < 1e-3).all()
     with pytest.raises(CmlError, match="four channels"):
         recipe(tmp_path, mirror=True)
+
+
+def test_a_codec_is_fitted_to_a_folder_of_sounds(tmp_path):
+    for n in range(3):
+        write_sound(tmp_path / "in" / f"{n}.wav", 10.0**-n * sound(2, length=40_000, seed=n), 8000, 24)
+    text = run("fit", tmp_path / "in", "-o", tmp_path / "mine", "--levels", 4, "--channels", 8)
+    assert "4x dimension reduction" in text
+    assert "3 sounds" in (tmp_path / "mine" / "README.md").read_text()
+    codec = cml.create_codec(str(tmp_path / "mine"))
+    assert isinstance(codec, WaveletCodec) and codec.config.level == "peak" and codec.config.channels == 2
+    y = codec.decompress(codec.compress(sound(2)))
+    assert (y - sound(2)).square().mean() < 0.2 * sound(2).square().mean()
+    assert "pictures" in run("fit", tmp_path / "in", "-o", tmp_path / "x", "--gray", expect=2)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cml.codecs.architecture import WaveletConfig
+from cml.codecs.factory import create_codec
 from cml.codecs.fit import fit_codec
 from cml.codecs.light import LightDecoder
 from cml.codecs.linear import LinearDecoder, LinearEncoder
@@ -29,6 +30,7 @@ from cml.train.loop import warmup_cosine
 from cml.train.recipes import CodecRecipe, dump_recipe
 
 REPORT = 20
+_FREE = ("step", "rdo", "entropy")  # what the weights of a codec do not depend on
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,12 @@ class Progress:
 
 
 def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCodec:
-    """The codec that training begins with: the closed form of the signals where the architecture has a place for it."""
+    """The codec that training begins with: the closed form of the signals where the architecture has a place for it.
+
+    Or that of `recipe.start`, as it is.
+    """
+    if recipe.start:
+        return _given_codec(recipe, len(signals[0]), signals[0].dim() - 1)
     chosen = {"ndim": signals[0].dim() - 1, "channels": len(signals[0]), "step": math.prod(recipe.steps) ** 0.5}
     chosen |= dict(recipe.codec)
     if chosen.get("decoder") == "light":
@@ -88,6 +95,24 @@ def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCod
         if isinstance(codec.decoder, LightDecoder):
             codec.decoder.variance.copy_((torch.tensor(std) * gain).square().view_as(codec.decoder.variance))
             codec.decoder.limits.copy_(torch.tensor(recipe.steps))
+    return codec
+
+
+def _given_codec(recipe: CodecRecipe, channels: int, ndim: int) -> WaveletCodec:
+    given = create_codec(recipe.start)
+    if not isinstance(given, WaveletCodec):
+        raise CmlError(f"{recipe.start} is no wavelet codec, which is what a recipe trains.")
+    if (given.config.ndim, given.config.channels) != (ndim, channels):
+        raise CmlError(f"{recipe.start} takes signals of other axes or channels than the recipe's data.")
+    if changed := sorted(
+        key for key, value in recipe.codec.items() if key not in _FREE and value != getattr(given.config, key, None)
+    ):
+        raise CmlError(f"The recipe's {changed[0]} is not that of {recipe.start}, with which it starts: leave it out.")
+    config = replace(given.config, **{key: value for key, value in recipe.codec.items() if key in _FREE})
+    codec = WaveletCodec(config, recipe.name)
+    codec.load_state_dict(given.state_dict())
+    if isinstance(codec.decoder, LightDecoder):
+        codec.decoder.limits.copy_(torch.tensor(recipe.steps))
     return codec
 
 

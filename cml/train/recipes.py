@@ -22,6 +22,8 @@ class CodecRecipe:
             ../shared/data where it is unset.
         codec: fields of `WaveletConfig`: levels, latent_channels, and where they differ from its defaults channels
             (3), encoder, quantizer, decoder and their sizes, boundary, step, rdo, entropy.
+        start: a codec to begin with, a name or a folder, instead of the closed form: weights and architecture are its;
+            `codec` may change step, rdo and entropy.
         closed_form: start linear encoders and the linear part of decoders from the closed form; else from random.
         steps: smallest and largest quantization step; each iteration draws one, log-uniformly.
         rate_weight: lambda of log10 MSE + lambda log2 rate; 0 trains for distortion alone.
@@ -48,6 +50,7 @@ class CodecRecipe:
 
     data: tuple[str, ...]
     codec: Mapping[str, Any]
+    start: str = ""
     closed_form: bool = True
     steps: tuple[float, float] = (0.1, 1.0)
     rate_weight: float = 0.32
