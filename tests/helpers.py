@@ -57,7 +57,7 @@ def code_blocks(text: str) -> list[tuple[str, str | None, str]]:
 
 
 def newcomer(root: Path) -> Path:
-    """The folder in which the code of a page runs: a photo, photos, and parts of two classes, one folder each."""
+    """The folder in which the code of a page runs: a photo, photos, and parts of two classes; a voice, and voices."""
     cml.write_image(root / "photo.png", photo((240, 256)).float() / 127.5 - 1)
     for number in range(4):
         cml.write_image(root / "photos" / f"{number}.png", photo((160, 200), 3, number).float() / 127.5 - 1)
@@ -66,7 +66,18 @@ def newcomer(root: Path) -> Path:
         if number % 2:
             part[:, range(64), range(64)] = 1
         cml.write_image(root / "parts" / ("good", "scratched")[number % 2] / f"{number}.png", part)
+    cml.write_sound(root / "voice.wav", hum(44100), 44100)
+    for number in range(4):
+        cml.write_sound(root / "voices" / f"{number}.wav", hum(30_000, number), 44100)
     return root
+
+
+def hum(length: int, seed: int = 0) -> torch.Tensor:
+    """A note with its harmonics that dies away, and noise: float32 (1, length) in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.arange(length) / 44100
+    note = sum(torch.sin(2 * math.pi * (110 + 30 * seed) * k * t) / k for k in range(1, 12))
+    return 0.3 * note * torch.exp(-3 * t) + 0.01 * torch.randn(1, length, generator=generator)
 
 
 def run_in(folder: Path, *arguments: str) -> None:
