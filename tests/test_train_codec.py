@@ -291,3 +291,32 @@ def test_the_command_resumes_after_sigkill(toy):
     }
     codec = cml.create_codec(str(toy / "mine"), step=0.3)
     assert torch.isfinite(codec.decompress(codec.compress(SIGNALS[0]))).all()
+
+
+# a codec to begin with
+
+
+def test_training_goes_on_from_a_codec(tmp_path):
+    """A frozen encoder keeps its bytes while the decoder gains."""
+    first = train_codec(RECIPE, SIGNALS, tmp_path / "first")
+    again = replace(RECIPE, start=str(tmp_path / "first"), freeze_after=0.0)
+    begun = starting_codec(replace(again, codec={**RECIPE.codec, "rdo": 0.5}), SIGNALS)
+    assert torch.equal(weights(begun), weights(first)) and begun.config.rdo == 0.5
+    second = train_codec(again, SIGNALS, tmp_path / "second")
+    assert torch.equal(second.encoder.weight, first.encoder.weight)  # pyright: ignore
+    x = SIGNALS[0]
+    errors = [float((codec.decompress(codec.compress(x)) - x / 127.5 + 1).square().mean()) for codec in (first, second)]
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize(
+    ("start", "codec", "words"),
+    [
+        ("rgb_f8c12", {"levels": 3, "latent_channels": 24}, "latent_channels is not that"),
+        ("gray_f8c4", {"levels": 3, "latent_channels": 4}, "other axes or channels"),
+        ("jpeg", {"levels": 3, "latent_channels": 4}, "no wavelet codec"),
+    ],
+)
+def test_what_cannot_be_gone_on_with_is_one_sentence(start, codec, words):
+    with pytest.raises(CmlError, match=words):
+        starting_codec(replace(RECIPE, start=start, codec=codec), SIGNALS)
