@@ -23,6 +23,8 @@ def test_sound_goes_and_comes_back_as_it_was(tmp_path, channels, name, bits, suf
     text = run("encode", tmp_path / f"in{suffix}", "-o", tmp_path / "in.cml")
     assert "kbit/s" in text and name in text
     assert facts((tmp_path / "in.cml").read_bytes()) == {"rate": rate, "bits": bits}
+    told = run("info", tmp_path / "in.cml")
+    assert "kbit/s" in told and f"fact: rate {rate}" in told and "level peak" in told
     assert f"{rate} Hz" in run("decode", tmp_path / "in.cml", "-o", tmp_path / f"out{suffix}")
     back = read_sound(tmp_path / f"out{suffix}")
     assert (back.rate, back.bit_depth, back.samples.shape) == (rate, bits, x.shape)

@@ -11,6 +11,7 @@ from cml.cli.app import console
 if TYPE_CHECKING:
     from cml.codecs.architecture import WaveletConfig
     from cml.codecs.base import Codec
+    from cml.codecs.bitstream import Container
 
 _SHOWN = 10  # skipped samples
 
@@ -39,6 +40,14 @@ def info(
     config = None if codec is None else config_of(codec)
     if config is not None:
         console.print(_cost_table(config), highlight=False)
+
+
+def _a_second(container: "Container", blob: bytes) -> str:
+    """The rate of sound whose sampling rate the container tells."""
+    rate = container.facts.get("rate")
+    if len(container.shape) != 2 or not isinstance(rate, int):
+        return ""
+    return f", {8 * len(blob) * rate / container.shape[1] / 1000:.2f} kbit/s"
 
 
 def _describe_file(path: Path) -> dict[str, object]:
@@ -74,7 +83,9 @@ def _describe_file(path: Path) -> dict[str, object]:
         "entropy back-end": next((n for n, b in BACKENDS.items() if b.number == container.backend), "none"),
         "symbols": "int16" if container.wide else "int8",
         "bytes": f"{len(blob)}: header {len(blob) - len(container.payload)}, payload {len(container.payload)}",
-        "rate": f"{8 * len(blob) / positions:.3f} bits a position (bpp)",
+        "rate": f"{8 * len(blob) / positions:.3f} bits a position (bpp)" + _a_second(container, blob),
+        **({"level": f"peak {container.level[0]:.4g}"} if container.level else {}),
+        **{f"fact: {name}": value for name, value in container.facts.items()},
     }
 
 
