@@ -33,7 +33,7 @@ def run(*arguments, expect=0):
     return " ".join((out.getvalue() + err.getvalue()).split())
 
 
-COMMANDS = ["", "compare", "report", "rd", "bench", "encode", "decode", "info", "export", "fit", "list"]
+COMMANDS = ["", "compare", "report", "rd", "bench", "encode", "decode", "info", "export", "fit", "data", "list"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

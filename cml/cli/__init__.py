@@ -3,7 +3,7 @@
 A module a command or two; each imports what it needs when it runs, so that help comes at once.
 """
 
-from cml.cli import bench, codecs, compare, encode_dataset, export, files, info, rd, report, train
+from cml.cli import bench, codecs, compare, data, encode_dataset, export, files, info, rd, report, train
 from cml.cli.app import app, console, errors, main
 
 __all__ = ["app", "console", "errors", "main"]
@@ -15,4 +15,5 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(train.train, name="train")
+app.add_typer(data.data, name="data")
 app.command("list")(codecs.list_names)

@@ -1,4 +1,4 @@
-"""A data set as a model sees it: small integers in memory, made once, turned to float batch by batch."""
+"""A data set as a model sees it: integers in memory, made once, turned to float batch by batch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 T = TypeVar("T")
 
-FLIPS: dict[str, tuple[int, ...]] = {"none": (), "h": (-1,), "v": (-2,), "hv": (-2, -1)}
+FLIPS: dict[str, tuple[int, ...]] = {"none": (), "h": (-1,), "v": (-2,), "hv": (-2, -1), "sign": ()}
+"""Name -> axes that are turned round; `sign` turns the sign of sound, and so that of its latents."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,32 @@ class Space:
 
 
 @dataclass(frozen=True)
+class SoundSpace:
+    """Between what a model of one view reads and sound, for tasks that answer with sound.
+
+    Attributes:
+        stored: float32 (B, c, n), as `ModelInputs.batch` gives it, to the same, rounded as a bitstream would hold it.
+        sound: float32 (B, c, n) and T to float32 (B, C, T), by the codec's decoder where there is one; differentiable.
+    """
+
+    stored: Callable[[Tensor], Tensor]
+    sound: Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
 class ModelInputs:
     """The inputs of one split.
 
     Attributes:
-        values: (V, N, c, *grid) integers: symbols or 8-bit samples. V is the number of flips that were encoded one by
-            one, or 1 where flipping the values is the same thing (pixels).
+        values: (V, N, c, *grid) integers: symbols, or samples of 8 or 16 bits. V is the number of flips that were
+            encoded one by one, or 1 where flipping the values is the same thing (pixels, sound).
         scale, offset: (c,), input = values * scale + offset.
         labels: int64 (N,), or any tensor with the samples first; of three or more axes, maps (N, ..., H, W) of the
             whole picture.
         flips: names of the V encoded flips, or of those that may be applied to the values.
         blank: the value that stands for nothing, nearest to an input of zero.
         void: the label of a map where nothing is.
-        space: of the view; None where nobody asks for it.
+        space, sounds: of the view; None where nobody asks for them.
     """
 
     values: Tensor
@@ -52,17 +66,18 @@ class ModelInputs:
     blank: int = 0
     void: int = 255
     space: Space | None = None
+    sounds: SoundSpace | None = None
 
     def __len__(self) -> int:
         return self.values.shape[1]
 
-    def batch(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> Tensor:
-        """float32 (B, c, *grid), channels last.
+    def batch(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, ...] = ()) -> Tensor:
+        """float32 (B, c, *grid), channels last where they are maps.
 
         Args:
             indices: (B,) of samples.
             flips: (B,) into `self.flips`; None means unflipped.
-            shift: positions down and right by which the batch moves; what comes in is blank.
+            shift: positions along each axis by which the batch moves, down and right; what comes in is blank.
         """
         encoded = len(self.values) > 1
         x = self.values[0 if flips is None or not encoded else flips, indices]
@@ -71,13 +86,15 @@ class ModelInputs:
                 if FLIPS[name] and (chosen := flips == number).any():
                     x[chosen] = x[chosen].flip(FLIPS[name])
         if any(shift):
-            down, right = shift
-            x = F.pad(x, (right, -right, down, -down), value=self.blank)
+            x = F.pad(x, [side for move in reversed(shift) for side in (move, -move)], value=self.blank)
         shape = (1, -1, *[1] * (x.dim() - 2))
-        x = x.to(torch.float32, memory_format=torch.channels_last)
+        form = torch.channels_last if x.dim() == 4 else torch.preserve_format
+        x = x.to(torch.float32, memory_format=form)
+        if flips is not None and "sign" in self.flips:
+            x[flips == self.flips.index("sign")] *= -1
         return x.mul_(self.scale.view(shape)).add_(self.offset.view(shape))
 
-    def targets(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    def targets(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, ...] = ()) -> Tensor:
         """The labels of a batch, (B, ...); maps are flipped and moved as `batch` does it with the values.
 
         Args:

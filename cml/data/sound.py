@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -237,10 +237,11 @@ def _decode(source: str | Path | bytes, stream: int, name: str) -> tuple[np.ndar
 
 def _decode_av(source: str | Path | bytes, stream: int, name: str) -> tuple[np.ndarray, int, int]:
     import av
+    from av.error import FFmpegError
 
     parts: list[np.ndarray] = []
     try:
-        with av.open(_opened(source)) as container:
+        with av.open(_opened(source), mode="r") as container:
             if stream >= len(container.streams.audio):
                 raise DataError(f"{name} holds {len(container.streams.audio)} sounds; there is no number {stream}.")
             track = container.streams.audio[stream]
@@ -249,10 +250,11 @@ def _decode_av(source: str | Path | bytes, stream: int, name: str) -> tuple[np.n
                 parts += [part.to_ndarray() for part in planar.resample(frame)]
             parts += [part.to_ndarray() for part in planar.resample(None)]
             rate = track.codec_context.sample_rate
-            # MP4 knows the length, and AAC fills its last frame; elsewhere a duration is a guess.
-            known = track.duration and track.time_base and "mp4" in container.format.name
-            samples = round(track.duration * track.time_base * rate) if known else None
-    except (av.FFmpegError, OSError, ValueError) as error:
+            samples = None
+            if "mp4" in container.format.name and track.duration and track.time_base:
+                # MP4 knows the length, and AAC fills its last frame; elsewhere a duration is a guess.
+                samples = round(track.duration * track.time_base * rate)
+    except (FFmpegError, OSError, ValueError) as error:
         raise DataError(f"Cannot read {name} as sound: {_plain(error)}.") from error
     return np.concatenate(parts, 1)[:, :samples] if parts else np.empty((1, 0), np.float32), rate, 16
 
@@ -265,7 +267,7 @@ def _soundfile() -> ModuleType:
     return soundfile
 
 
-def _opened(source: str | Path | bytes) -> Any:
+def _opened(source: str | Path | bytes) -> io.BytesIO | str:
     return io.BytesIO(source) if isinstance(source, bytes) else str(source)
 
 

@@ -240,12 +240,12 @@ def clip_folder(argument: str) -> ClipDataset:
     Rate and channels as `folder` chooses them.
     """
     root = existing_folder(argument, "folder:PATH needs a folder of sounds")
-    parts = [[file for file, _ in part] for part in _split_files(root)]
-    headers = [sound_header(file) for part in parts for file in part]
-    rate, channels = common_format(headers)
-    train, test = (_clips(part, rate, channels, root) for part in parts)
+    train, test = ([file for file, _ in part] for part in _split_files(root))
+    headers = [sound_header(file) for file in (*train, *test)]
+    form = common_format(headers)
     return ClipDataset(
-        f"folder:{argument}", train, test, _revision(*parts), f"{root.name}, {len(headers)} sounds"
+        f"folder:{argument}", _clips(train, *form, root), _clips(test, *form, root), _revision(train, test),
+        f"{root.name}, {len(headers)} sounds",
     )  # fmt: skip
 
 
@@ -255,12 +255,14 @@ def ambisonic(argument: str) -> ClipDataset:
     found = {file.stem: file for file in find_sounds(root)}
     if missing := [name for names in _BFORMAT.values() for name in names if name not in found]:
         raise DataError(f"{root} lacks the recording {missing[0]}.")
-    parts = [[found[name] for name in names] for names in _BFORMAT.values()]
-    headers = [sound_header(file) for part in parts for file in part]
+    train, test = ([found[name] for name in names] for names in _BFORMAT.values())
+    headers = [sound_header(file) for file in (*train, *test)]
     if any(header.channels != 4 for header in headers):
         raise DataError(f"{root}: first-order B-format has four channels; one of its BF_rec files has not.")
-    train, test = (_clips(part, headers[0].rate, 4) for part in parts)
-    return ClipDataset(f"ambisonic:{argument}", train, test, _revision(*parts), "first-order B-format recordings")
+    return ClipDataset(
+        f"ambisonic:{argument}", _clips(train, headers[0].rate, 4), _clips(test, headers[0].rate, 4),
+        _revision(train, test), "first-order B-format recordings",
+    )  # fmt: skip
 
 
 def _dataset(
@@ -275,7 +277,8 @@ def _dataset(
         return SoundSplit([file for file, _ in samples], np.array([label for _, label in samples]), *form)
 
     parts = split(train), split(test)
-    revision = _revision(*(part.paths for part in parts), labels=np.concatenate([part.labels for part in parts]))
+    labels = np.concatenate([part.labels for part in parts])
+    revision = _revision(parts[0].paths, parts[1].paths, labels)
     return SoundDataset(name, classes, *parts, revision, description)
 
 

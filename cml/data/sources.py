@@ -26,6 +26,7 @@ from torch import Tensor
 from cml.codecs.conventional import UNREADABLE, open_picture
 from cml.data.datasets import DATASETS
 from cml.data.signals import IMAGE_SUFFIXES, read_image
+from cml.data.sound import SOUND_SUFFIXES, read_sound
 from cml.errors import DataError
 from cml.registry import Registry
 
@@ -39,7 +40,7 @@ SOURCES = Registry(
         "wds": "cml.data.source_wds:TarSource",
     },
 )
-SUFFIXES = {1: frozenset({".wav", ".flac", ".ogg"}), 2: IMAGE_SUFFIXES, 3: frozenset({".npy"})}
+SUFFIXES = {1: SOUND_SUFFIXES, 2: IMAGE_SUFFIXES, 3: frozenset({".npy"})}
 KINDS = {1: "sound", 2: "pictures", 3: "volumes"}
 _LOOKED_AT = 64  # samples of a split whose content enters the revision, or whose headers choose a default codec
 _HEAD = 1 << 16  # bytes of each
@@ -203,7 +204,8 @@ def open_source(text: str | Path, ndim: int = 2) -> Source:
 def _decode(raw: Path | bytes, ndim: int, name: str) -> tuple[Tensor, int | None]:
     """A signal and the sampling rate of sound, from a file or its bytes."""
     if ndim == 1:
-        return _sound(raw, name)
+        sound = read_sound(raw, name=name)
+        return sound.samples, sound.rate
     if ndim == 3:
         return _volume(raw, name), None
     return (_picture(raw, name) if isinstance(raw, bytes) else read_image(raw)), None
@@ -218,18 +220,6 @@ def _picture(data: bytes, name: str) -> Tensor:
             return read_image(file.name)
         except DataError as error:
             raise DataError(str(error).replace(file.name, name)) from error
-
-
-def _sound(raw: Path | bytes, name: str) -> tuple[Tensor, int]:
-    try:
-        import soundfile
-    except (ImportError, OSError) as error:
-        raise DataError("Reading sound needs the package soundfile: pip install 'cml-toolkit[data]'.") from error
-    try:
-        samples, rate = soundfile.read(_opened(raw), dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise DataError(f"Cannot read {name} as sound: {str(error).rstrip('.')}.") from error
-    return torch.from_numpy(samples.T.copy()), rate
 
 
 def _volume(raw: Path | bytes, name: str) -> Tensor:
