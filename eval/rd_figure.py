@@ -26,15 +26,20 @@ def draw(table: pd.DataFrame, printed: Sequence[Printed], path: Path) -> None:
         _curves(axes, table, name)
         if name == "psnr":
             _printed(axes, table, printed)
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter("")
-        axes.set_xlabel("bits per pixel, whole file")
+        log_rates(axes, "bits per pixel, whole file")
         axes.set_ylabel(_PANELS[name])
         axes.grid(alpha=0.25)
     figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper", frameon=False)
     save(figure, path)
+
+
+def log_rates(axes: Axes, label: str) -> None:
+    """A logarithmic axis of rates, marked in plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter("")
+    axes.set_xlabel(label)
 
 
 def _curves(axes: Axes, table: pd.DataFrame, name: str) -> None:

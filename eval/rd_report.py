@@ -4,8 +4,9 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +74,38 @@ def quality(table: pd.DataFrame, name: str) -> list[float]:
 
 def bd_rates(table: pd.DataFrame, anchor: str) -> pd.DataFrame:
     """BD-rate of every curve against the anchor, a column a measure, in percent; NaN where there is none."""
+    return compare_curves(table, anchor, "bpp", {name: LABELS[name] for name in measured(table)}, quality)
+
+
+def compare_curves(
+    table: pd.DataFrame,
+    anchor: str,
+    rate: str,
+    labels: Mapping[str, str],
+    values: Callable[[pd.DataFrame, str], list[float]],
+) -> pd.DataFrame:
+    """BD-rate of every curve against the anchor.
+
+    Args:
+        table: with the column `curve`.
+        anchor: one of its curves.
+        rate: the column of rates.
+        labels: measure -> heading.
+        values: a measure of a part of the table, so that more is better.
+    """
     curves = curves_of(table)
     base = curves.get(anchor, table.head(0))
     rows = []
     for name, group in curves.items():
         row: dict[str, object] = {"codec": name}
-        for column in measured(table):
-            row[LABELS[column]] = _bd_or_nan(
-                list(base["bpp"]), quality(base, column), list(group["bpp"]), quality(group, column)
-            )
+        for column, label in labels.items():
+            row[label] = bd_or_nan(list(base[rate]), values(base, column), list(group[rate]), values(group, column))
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _bd_or_nan(
-    anchor_rates: list[float], anchor_quality: list[float], rates: list[float], values: list[float]
-) -> float:
+def bd_or_nan(anchor_rates: list[float], anchor_quality: list[float], rates: list[float], values: list[float]) -> float:
+    """The BD-rate, or NaN where there is none."""
     try:
         return bd_rate(anchor_rates, anchor_quality, rates, values)
     except CmlError:  # too few points, or no common range of quality
@@ -113,7 +130,7 @@ def against_printed_anchor(table: pd.DataFrame, printed: Sequence[Printed]) -> p
     base = [p for p in printed if p.model == PRINTED_ANCHOR]
     rates, values = [p.bpp for p in base], [p.psnr for p in base]
     rows: list[dict[str, object]] = [
-        {"codec": name, "PSNR": _bd_or_nan(rates, values, list(group["bpp"]), list(group["psnr"]))}
+        {"codec": name, "PSNR": bd_or_nan(rates, values, list(group["bpp"]), list(group["psnr"]))}
         for name, group in curves_of(table).items()
     ]
     rows += [{"codec": f"{name} (printed)", "PSNR": value} for name, value in PRINTED_BD_RATE.items()]
@@ -134,17 +151,20 @@ _SPEEDS = {"encode_mps": "encode MP/s", "decode_mps": "decode MP/s"}
 
 def print_tables(table: pd.DataFrame, anchor: str, console: Console) -> None:
     """The operating points, and the BD-rates, in the terminal."""
-    if not len(table):
+    if len(table):
+        print_points(points(table), list(table["curve"]), bd_rates(table, anchor), anchor, console)
+    else:
         console.print("No operating point has all of its pictures.")
-        return
-    view = as_rich(points(table), None)
-    previous = None
-    for index, curve in enumerate(table["curve"]):
-        if previous not in (None, curve):
-            view.rows[index - 1].end_section = True
-        previous = curve
+
+
+def print_points(shown: pd.DataFrame, curves: list[str], rates: pd.DataFrame, anchor: str, console: Console) -> None:
+    """Operating points, with a line between the curves they are of, and BD-rates."""
+    view = as_rich(shown, None)
+    for index, (first, second) in enumerate(pairwise(curves)):
+        if first != second:
+            view.rows[index].end_section = True
     console.print(view)
-    console.print(as_rich(_percent(bd_rates(table, anchor)), f"BD-rate against {anchor}, %"))
+    console.print(as_rich(percent(rates), f"BD-rate against {anchor}, %"))
 
 
 def as_rich(frame: pd.DataFrame, title: str | None) -> Table:
@@ -156,7 +176,8 @@ def as_rich(frame: pd.DataFrame, title: str | None) -> Table:
     return view
 
 
-def _percent(frame: pd.DataFrame) -> pd.DataFrame:
+def percent(frame: pd.DataFrame) -> pd.DataFrame:
+    """Numbers as text with their sign."""
     return frame.map(lambda v: v if isinstance(v, str) else "" if pd.isna(v) else f"{v:+.1f}")
 
 
@@ -189,7 +210,7 @@ def markdown(table: pd.DataFrame, request: Request, printed: Sequence[Printed]) 
         "another point of the codec beats are left out; MS-SSIM as -10 log10(1 - MS-SSIM)): below zero is fewer bits. "
         "Empty: fewer than four points, or no common range.",
         "",
-        as_markdown(_percent(bd_rates(table, request.anchor))),
+        as_markdown(percent(bd_rates(table, request.anchor))),
         "",
     ]
     if printed:
@@ -222,7 +243,7 @@ def _printed_section(table: pd.DataFrame, printed: Sequence[Printed], pictures: 
         "",
         f"BD-rate of PSNR against the printed {PRINTED_ANCHOR}, %:",
         "",
-        as_markdown(_percent(against_printed_anchor(table, printed))),
+        as_markdown(percent(against_printed_anchor(table, printed))),
         "",
         "Our PSNR in dB at each printed rate (interpolated; empty outside what was measured):",
         "",

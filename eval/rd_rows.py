@@ -5,11 +5,17 @@ import dataclasses
 import io
 import math
 import os
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
 
 from cml.errors import DataError
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -47,30 +53,36 @@ COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
 MEASURES = ("psnr", "ssim", "ms_ssim", "lpips_db", "dists_db")
 
 
-class Rows:
-    """A CSV file that only grows: a row is on the disk when `append` returns, and is found again by its key."""
+class Rows(Generic[R]):
+    """A CSV file that only grows: a row is on the disk when `append` returns, and is found again by its key.
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    Args:
+        path: the file.
+        kind: the dataclass of a row; its fields, the first of which is `key`, are the columns.
+    """
 
-    def read(self) -> dict[str, Row]:
+    def __init__(self, path: str | Path, kind: type[R]):
+        self.path, self._kind = Path(path), kind
+        self._columns = tuple(field.name for field in dataclasses.fields(kind))  # pyright: ignore[reportArgumentType]
+
+    def read(self) -> dict[str, R]:
         """The latest row of every key; a last line that a killed process left unfinished is not one."""
         if not self.path.exists():
             return {}
         text = self._text()
         records = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1])))
-        if records and tuple(records[0]) != COLUMNS:
+        if records and tuple(records[0]) != self._columns:
             raise DataError(f"{self.path} is not a table of this version of `cml rd`; move it, or take another -o.")
         rows = {}
         for number, record in enumerate(records[1:], 2):
             try:
-                row = _parse(record)
+                row = self._parse(record)
             except ValueError as error:
                 raise DataError(f"{self.path}, line {number} is no measurement ({error}); remove that line.") from error
-            rows[row.key] = row
+            rows[record[0]] = row
         return rows
 
-    def append(self, row: Row) -> None:
+    def append(self, row: R) -> None:
         """Add a measurement."""
         line = io.StringIO()
         writer = csv.writer(line, lineterminator="\n")
@@ -81,8 +93,8 @@ class Rows:
                 whole = self.path.read_bytes().rfind(b"\n") + 1
                 file.truncate(whole)
                 if not whole:
-                    writer.writerow(COLUMNS)
-                writer.writerow("" if _is_nan(value) else value for value in dataclasses.astuple(row))
+                    writer.writerow(self._columns)
+                writer.writerow("" if _is_nan(value) else value for value in dataclasses.astuple(row))  # pyright: ignore[reportArgumentType]
                 file.write(line.getvalue().encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -95,18 +107,43 @@ class Rows:
         except OSError as error:
             raise DataError(f"Cannot read {self.path}: {error.strerror or error}.") from error
 
+    def _parse(self, record: list[str]) -> R:
+        if len(record) != len(self._columns):
+            raise ValueError(f"{len(record)} cells instead of {len(self._columns)}")
+        values: dict[str, Any] = dict(zip(self._columns, record, strict=True))
+        for field in dataclasses.fields(self._kind):  # pyright: ignore[reportArgumentType]
+            if field.type is int:
+                values[field.name] = int(values[field.name])
+            elif field.type is float:
+                values[field.name] = float(values[field.name] or "nan")
+        return self._kind(**values)
+
+
+def summarize(rows: Iterable[Any], count: int, means: Sequence[str], medians: Sequence[str]) -> pd.DataFrame:
+    """One row an operating point whose signals are all measured: means of some columns, medians of others.
+
+    NaN, a measure that was not taken or has no value for a signal, is left out of a mean.
+
+    Args:
+        rows: with `curve`, `point`, and those columns.
+        count: how many signals there are.
+    """
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for row in rows:
+        groups.setdefault((row.curve, row.point), []).append(row)
+    table = []
+    for (curve, point), members in groups.items():
+        if len(members) < count:
+            continue
+        entry: dict[str, object] = {"curve": curve, "point": point}
+        for name in means:
+            values = [value for row in members if not math.isnan(value := getattr(row, name))]
+            entry[name] = statistics.fmean(values) if values else math.nan
+        for name in medians:
+            entry[name] = statistics.median(getattr(row, name) for row in members)
+        table.append(entry)
+    return pd.DataFrame(table, columns=["curve", "point", *means, *medians])
+
 
 def _is_nan(value: object) -> bool:
     return isinstance(value, float) and math.isnan(value)
-
-
-def _parse(record: list[str]) -> Row:
-    if len(record) != len(COLUMNS):
-        raise ValueError(f"{len(record)} cells instead of {len(COLUMNS)}")
-    values: dict[str, Any] = dict(zip(COLUMNS, record, strict=True))
-    for field in dataclasses.fields(Row):
-        if field.type is int:
-            values[field.name] = int(values[field.name])
-        elif field.type is float:
-            values[field.name] = float(values[field.name] or "nan")
-    return Row(**values)

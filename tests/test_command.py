@@ -2,14 +2,15 @@
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from commands import PYTHON, describe
-from helpers import photo
+from helpers import hum, photo
 
 import cml
 from cml.codecs.bitstream import Container
-from cml.errors import CodecError, DataError
+from cml.errors import BitstreamError, CodecError, DataError
 
 NOTHING = f"{PYTHON} -c pass {{input}} {{output}}"
 X = photo((17, 23))
@@ -115,6 +116,12 @@ def test_what_the_decoder_is_told_belongs_to_the_id(tmp_path):
         ({"options": {"input": "x"}}, "another name"),
         ({"encode": 7}, "encode is text"),
         ({"quality": 7}, "unknown key 'quality'"),
+        ({"sound": "mp3"}, "sound is wav"),
+        ({"sound": "wav", "channels": [0]}, "numbers from 1 to 255"),
+        ({"sound": "wav", "channels": []}, "numbers from 1 to 255"),
+        ({"sound": "wav", "encode": f"{NOTHING} {{width}}"}, r"Unknown placeholder \{width\}"),
+        ({"sound": "wav", "options": {"rate": 0}}, "as rate"),
+        ({"sound": "wav", "options": {"samples": 1}}, "another name"),
         ({"encode": f"{NOTHING} {{q:d}}", "options": {"q": "high"}}, "cannot fill in"),
     ],
 )
@@ -190,3 +197,55 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     codec = cml.create_codec(describe(tmp_path, encode=python(copy), decode=python(copy)))
     assert torch.allclose((codec.decompress(codec.compress(X)) + 1) * 127.5, X.float(), atol=1e-4)
     assert not list((tmp_path / "temporary").iterdir())
+
+
+# sound
+
+
+def test_sound_goes_through_wav_files(tmp_path):
+    codec = cml.create_codec(describe(tmp_path, sound="wav"), rate=16000)  # of no loss
+    for channels in (1, 2):
+        x = hum(999).repeat(channels, 1)
+        blob = codec.compress(x)
+        assert torch.allclose(codec.decompress(blob), x, atol=1e-4)
+        assert torch.equal(cml.decompress(blob), codec.decompress(blob))
+    assert codec.spec.ndim == 1 and codec.spec.channels == (1, 2)
+    assert codec.spec.name.endswith(",rate=16000") and cml.create_codec(codec.spec.name).spec == codec.spec
+    with pytest.raises(CodecError, match="1 or 2 channel"):
+        codec.compress(torch.zeros(3, 50))
+    assert cml.create_codec(describe(tmp_path, sound="wav", channels=[3])).compress(torch.zeros(3, 50))
+    with pytest.raises(BitstreamError):
+        codec.decompress(cml.create_codec("identity:ndim=1").compress(x))
+
+
+def test_the_programs_are_told_what_the_sound_is(tmp_path):
+    name = describe(
+        tmp_path,
+        encode=python("open(target, 'w').write(' '.join(sys.argv[3:]))") + " {channels} {samples} {rate} {kbps}",
+        sound="wav", options={"kbps": 24},
+    )  # fmt: skip
+    payload = Container.unpack(cml.create_codec(name, rate=48000).compress(torch.zeros(2, 77))).payload
+    assert payload == b"2 77 48000 24"
+
+
+def test_wav_files_of_other_kinds_are_read(tmp_path):
+    from scipy.io import wavfile
+
+    copy = python("open(target, 'wb').write(open(sys.argv[3], 'rb').read())") + " {here}/it.wav"
+    x = hum(500)
+    for dtype, scale in ((np.int16, 2**15), (np.int32, 2**31), (np.float32, 1), (np.uint8, 128)):
+        samples = x.numpy().T.astype(np.float64) * scale
+        samples = samples + 128 if dtype is np.uint8 else samples
+        wavfile.write(tmp_path / "it.wav", 44100, samples.astype(dtype))
+        codec = cml.create_codec(describe(tmp_path, sound="wav", decode=copy))
+        assert torch.allclose(codec.decompress(codec.compress(x)), x, atol=0.01 if dtype is np.uint8 else 1e-4)
+        # What comes behind the signal is left out.
+        assert codec.decompress(codec.compress(x[:, :300])).shape == (1, 300)
+        with pytest.raises(CodecError, match=r"1 channel\(s\) of 500 samples at 44100 Hz, not the 1 of 501"):
+            codec.decompress(codec.compress(hum(501)))
+    with pytest.raises(CodecError, match="at 44100 Hz, not the 1 of 500 at 8000 Hz"):
+        slow = cml.create_codec(codec.spec.name.replace("44100", "8000"))
+        slow.decompress(slow.compress(x))
+    (tmp_path / "it.wav").write_bytes(b"RIFFno")
+    with pytest.raises(CodecError, match="wrote no wav file"):
+        codec.decompress(codec.compress(x))

@@ -81,7 +81,7 @@ def test_headers_that_make_no_sense_are_refused(extras, words):
 def test_thousands_of_damages():
     """One byte changed, any cut, bytes swapped, appended: BitstreamError or the same symbols."""
     codec = cml.create_codec("rgb_f8c12")
-    blob = codec.compress(photo((40, 56)))
+    blob = codec.compress(photo((64, 80)))
     symbols = codec.unpack(blob).symbols
     rng = np.random.default_rng(0)
     damaged = [blob[:length] for length in range(len(blob))]

@@ -9,8 +9,9 @@ from cml.eval import rd as rd_module
 from cml.eval import rd_report
 from cml.eval.metrics import ms_ssim, psnr, ssim
 from cml.eval.printed import KODAK, is_kodak
-from cml.eval.rd import STEPS, curve_of, points_of, rd
-from cml.eval.rd_rows import COLUMNS, Rows
+from cml.eval.rd import rd
+from cml.eval.rd_points import STEPS, curve_of, points_of
+from cml.eval.rd_rows import COLUMNS, Row, Rows
 from helpers import photo
 
 import cml
@@ -98,7 +99,7 @@ def test_an_interrupt_keeps_what_is_finished(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(rd_module, "_measure_one", interrupted)
     with pytest.raises(KeyboardInterrupt):
         rd(pictures, CODECS, out=tmp_path / "r", anchor="jpeg")
-    assert len(Rows(tmp_path / "r.csv").read()) == 3
+    assert len(Rows(tmp_path / "r.csv", Row).read()) == 3
 
 
 def test_a_failure_is_named_and_the_rest_goes_on(pictures, tmp_path, monkeypatch):

@@ -86,7 +86,7 @@ def test_resampling_lengths_and_rates():
         assert resample(torch.rand(3, length), 44100, 16000).shape == (3, math.ceil(length * 16000 / 44100))
     x = torch.rand(2, 9)
     assert resample(x, 8000, 8000) is x
-    with pytest.raises(DataError, match="44101 Hz to 16000 Hz is the ratio 44101:16000, too long"):
+    with pytest.raises(DataError, match="44101 to 16000, too long"):
         resample(x, 44101, 16000)
     with pytest.raises(DataError, match="positive number of samples a second, not 0"):
         resample(x, 44100, 0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import photo
 from test_codecs import (  # noqa: F401  the contract, run on the codecs of this file
-    test_a_picture_survives,
+    test_a_signal_survives,
     test_bytes_of_another_kind_are_refused,
     test_latents_exist_or_are_refused,
     test_list_in_list_out,

@@ -34,7 +34,8 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such 
         view.add_row(name, spec.name, latents, reduction, ", ".join(views_of(codec)))
     console.print(view)
     console.print(
-        "by path: a folder, hf:OWNER/NAME, vae:, cosmos:, taef2, compressai:MODEL, walloc:, livecodec:, command:",
+        "by path: a folder, hf:OWNER/NAME, vae:, cosmos:, taef2, compressai:MODEL, walloc:, livecodec:, encodec:, "
+        "dac:, mimi:, lyra, command:",
         highlight=False,
     )
     console.print(

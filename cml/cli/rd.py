@@ -1,28 +1,41 @@
-"""`cml rd`: the rate-distortion benchmark."""
+"""`cml rd`: the rate-distortion benchmark, of pictures and of sound."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cml.cli.app import console, errors
+from cml.errors import CmlError, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def rd(
-    data: Annotated[Path, typer.Argument(help="A folder of pictures, searched with its subfolders.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="A folder of pictures or of sounds, searched with its subfolders; or a set of sounds, of which the "
+            "test split is taken: esc10:PATH, slakh:PATH, stems:PATH, ambisonic:PATH."
+        ),
+    ],
     codec: Annotated[
         list[str] | None,
         typer.Option(
             "--codec",
             "-c",
             help="A codec (a ladder of operating points) or an operating point (taken as given; several of one codec "
-            "are one curve); as often as wanted.  \\[default: jpeg2000 jpeg webp avif jpegxl, bundled rgb codecs]",
+            "are one curve); as often as wanted.  \\[default: those people use, bundled ones]",
         ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="OUT.csv, OUT.md, OUT.png.  \\[default: runs/rd-DATA]")
     ] = None,
-    anchor: Annotated[str, typer.Option(help="The codec that BD-rates are against.")] = "jpeg2000",
+    anchor: Annotated[
+        str | None,
+        typer.Option(help="The codec that BD-rates are against.  \\[default: jpeg2000, or opus]", show_default=False),
+    ] = None,
     printed: Annotated[
         bool | None,
         typer.Option(
@@ -32,21 +45,25 @@ def rd(
     ] = None,
     perceptual: Annotated[
         bool,
-        typer.Option("--perceptual", help="LPIPS and DISTS too: seconds a picture, 530 MB of weights, fetched once."),
+        typer.Option(
+            "--perceptual",
+            help="LPIPS and DISTS too (seconds a picture, 530 MB of weights, fetched once); of speech, DNSMOS.",
+        ),
     ] = False,
 ) -> None:
-    """Measure rate, distortion and speed of codecs on pictures: table, curves and BD-rates.
+    """Measure rate, distortion and speed of codecs on pictures or on sound: table, curves and BD-rates.
 
-    PSNR, SSIM and MS-SSIM at real bytes, and megapixels a second on one thread. Each measurement is kept as soon as it
-    is taken: run it again, after an interruption or with more codecs, and only what is missing is measured.
+    PSNR, SSIM and MS-SSIM of pictures, SI-SDR, PSNR and log-spectral distance of sound, at real bytes, and how fast one
+    thread is. Each measurement is kept as soon as it is taken: run it again, after an interruption or with more codecs,
+    and only what is missing is measured.
     """
-    from cml.eval import rd_report
-    from cml.eval.rd import curve_of
-    from cml.eval.rd import rd as run
-
-    target = out or Path("runs") / f"rd-{data.resolve().name}"
-    table = run(data, codec, out=target, anchor=anchor, printed=printed, perceptual=perceptual)
-    rd_report.print_tables(table, curve_of(anchor), console)
+    target = out or Path("runs") / f"rd-{Path(data.rpartition(':')[2]).resolve().name}"
+    if _is_sound(data):
+        if printed is not None:
+            raise CmlError("--printed and --no-printed are about the pictures of Kodak; leave them out for sound.")
+        table = _sound(data, codec, target, anchor, perceptual)
+    else:
+        table = _pictures(data, codec, target, anchor, printed, perceptual)
     for note in table.attrs["notes"]:
         errors.print(f"cml: {note}", markup=False, highlight=False, soft_wrap=True)
     if len(table):
@@ -55,3 +72,45 @@ def rd(
         errors.print(f"cml: failed: {sentence}", markup=False, highlight=False, soft_wrap=True)
     if table.attrs["failed"]:
         raise typer.Exit(1)
+
+
+def _is_sound(data: str) -> bool:
+    """Whether a folder holds sounds, or a name is one of a set of them."""
+    from cml.data.signals import find_images
+    from cml.data.sound import find_sounds
+
+    if not Path(data).is_dir():
+        return ":" in data
+    found = []
+    for find in (find_images, find_sounds):
+        try:
+            found.append(bool(find(data)))
+        except DataError:
+            found.append(False)
+    pictures, sounds = found
+    if pictures and sounds:
+        raise DataError(f"{data} holds pictures and sounds: name a folder of one kind.")
+    return sounds
+
+
+def _sound(data: str, codec: list[str] | None, target: Path, anchor: str | None, perceptual: bool) -> "pd.DataFrame":
+    from cml.eval import sound_rd, sound_rd_report
+    from cml.eval.rd_points import curve_of
+
+    anchor = anchor or sound_rd.ANCHOR
+    table = sound_rd.sound_rd(data, codec, out=target, anchor=anchor, perceptual=perceptual)
+    sound_rd_report.print_tables(table, curve_of(anchor), console)
+    return table
+
+
+def _pictures(
+    data: str, codec: list[str] | None, target: Path, anchor: str | None, printed: bool | None, perceptual: bool
+) -> "pd.DataFrame":
+    from cml.eval import rd_report
+    from cml.eval.rd import rd as run
+    from cml.eval.rd_points import curve_of
+
+    anchor = anchor or "jpeg2000"
+    table = run(data, codec, out=target, anchor=anchor, printed=printed, perceptual=perceptual)
+    rd_report.print_tables(table, curve_of(anchor), console)
+    return table

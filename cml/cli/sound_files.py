@@ -21,7 +21,7 @@ def encode_sound(
     """Encode a sound file; its sampling rate and bit depth travel in the container. Returns what to tell."""
     from cml.codecs.bitstream import attach, is_container
     from cml.codecs.factory import create_codec
-    from cml.codecs.rate import fit_bytes, match_rate
+    from cml.codecs.rate import fit_bytes, for_sampling_rate, match_rate
     from cml.data.sound import read_sound
     from cml.files import write_atomic
 
@@ -33,6 +33,7 @@ def encode_sound(
             f"{path} has {channels} channels, and no bundled codec of sound takes as many (those for "
             f"{', '.join(map(str, CODECS))} do): mix it down, or fit a codec of your own with `cml train codec`."
         )
+    name = for_sampling_rate(name, sound.rate)
     facts = {"rate": sound.rate, "bits": sound.bit_depth}
     if kbps is not None:
         bpp = 1000 * kbps / sound.rate

@@ -233,7 +233,7 @@ def admit_signal(x: Tensor | np.ndarray, spec: CodecSpec, bounded: bool = True) 
     if x.numel() == 0:
         raise CodecError(f"The signal is empty: its shape is {tuple(x.shape)}.")
     if x.shape[0] not in spec.channels:
-        takes = " or ".join(map(str, spec.channels))
+        takes = " or ".join(map(str, spec.channels)) if len(spec.channels) < 5 else f"up to {max(spec.channels)}"
         raise CodecError(
             f"{spec.name} takes {takes} channel(s), the signal has {x.shape[0]}: its shape must be (C, *spatial); "
             "choose another codec (cml list) or convert the signal."

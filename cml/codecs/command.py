@@ -11,6 +11,15 @@ Keys: `encode` and `decode`, command lines without a shell; `options`, each a pl
 results. Placeholders beside the options: {input}, {output}, {width}, {height}, {channels}, and {here}, the folder of
 the yaml file. Programs run in a temporary folder, so that what else they write is gone afterwards.
 
+    encode: opusenc --quiet --bitrate {kbps} {input} {output}
+    decode: opusdec --quiet --rate {rate} {input} {output}
+    sound: wav
+    options: {kbps: 24}
+
+With `sound: wav` in the place of `picture` it is a codec of sound: files of 16 bits go in, `channels` is [1, 2] unless
+told, there is always an option `rate`, samples a second, 44100 unless told, and {samples} for {width} and {height}.
+What comes out must have that rate, and begin where the signal does; more samples than it had are left out.
+
 The bytes are the program's file in a container of ours: 32 bytes or less, counted in the rate, for which
 `cml.decompress` finds the codec again, the picture's shape travels, and damaged bytes never reach a foreign decoder.
 """
@@ -18,23 +27,31 @@ The bytes are the program's file in a container of ours: 32 bytes or less, count
 import shlex
 import shutil
 import string
+import struct
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from cml.codecs.base import Codec, CodecSpec, fingerprint
 from cml.codecs.bitstream import Container
 from cml.codecs.conventional import UNREADABLE, from_pillow, open_picture, refuse_16_bits, to_pillow
+from cml.codecs.pcm import to_int16
+from cml.codecs.sound_files import RATE, check_rate
 from cml.errors import BitstreamError, CodecError
 from cml.files import read_bytes
 
 _FORMATS = {"ppm": {1: ".pgm", 3: ".ppm"}, "png": {1: ".png", 3: ".png"}}
-_PLACES = ("input", "output", "width", "height", "channels", "here")
+_FILES = ("input", "output")
+_PLACES = (*_FILES, "width", "height", "channels", "here")
+_SOUND_PLACES = (*_FILES, "samples", "channels", "here")
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,7 @@ class Description:
     decode: str
     name: str
     picture: str = "ppm"
+    sound: str = ""
     suffix: str = ".bin"
     version: str = ""
     timeout: float = 600
@@ -56,26 +74,38 @@ class Description:
     options: Mapping[str, int | float | str] = field(default_factory=dict)
 
     def __post_init__(self):
-        for key in ("encode", "decode", "name", "picture", "suffix", "version"):
+        for key in ("encode", "decode", "name", "picture", "sound", "suffix", "version"):
             if not isinstance(getattr(self, key), str):
                 raise CodecError(f"{key} is text, not {getattr(self, key)!r}.")
         if self.picture not in _FORMATS:
             raise CodecError(f"picture is {' or '.join(_FORMATS)}, not {self.picture!r}.")
+        if self.sound not in ("", "wav"):
+            raise CodecError(f"sound is wav, or left out for pictures, not {self.sound!r}.")
         if isinstance(self.timeout, bool) or not isinstance(self.timeout, (int, float)) or not self.timeout > 0:
             raise CodecError(f"timeout is a number of seconds above 0, not {self.timeout!r}.")
-        if self.channels not in ((1,), (3,), (1, 3)):
-            raise CodecError(f"channels is [1], [3] or [1, 3], not {list(self.channels)}.")
+        self._check_channels()
         for key, value in self.options.items():
             check_value(key, value)
-            if key in _PLACES:
+            if key in self.places:
                 raise CodecError(f"{{{key}}} stands for something else: give the option another name.")
-        for key, needed in (("encode", _PLACES[:2]), ("decode", _PLACES[:2]), ("version", ())):
+        for key, needed in (("encode", _FILES), ("decode", _FILES), ("version", ())):
             fields = fields_of(getattr(self, key))
-            known = (*_PLACES, *self.options) if needed else ("here",)
+            known = (*self.places, *self.options) if needed else ("here",)
             for unknown in sorted(fields - set(known)):
                 raise CodecError(f"Unknown placeholder {{{unknown}}} in {key}: known are {', '.join(known)}.")
             for missing in sorted(set(needed) - fields):
                 raise CodecError(f"{key} has no {{{missing}}}: say where that file's path goes.")
+
+    def _check_channels(self) -> None:
+        if self.sound and not all(type(count) is int and 0 < count < 256 for count in self.channels or ("none",)):
+            raise CodecError(f"channels is a list of numbers from 1 to 255, not {list(self.channels)}.")
+        if not self.sound and self.channels not in ((1,), (3,), (1, 3)):
+            raise CodecError(f"channels is [1], [3] or [1, 3], not {list(self.channels)}.")
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The placeholders that are not options."""
+        return _SOUND_PLACES if self.sound else _PLACES
 
 
 def check_value(key: Any, value: Any) -> None:
@@ -109,9 +139,10 @@ def read_description(file: Path) -> Description:
     for key in raw:
         if key not in known:
             raise CodecError(f"{file}: unknown key {key!r}; known are {', '.join(known)}.")
-    channels, options = raw.get("channels", [1, 3]), raw.get("options", {})
+    channels, options = raw.get("channels", [1, 2] if raw.get("sound") else [1, 3]), raw.get("options", {})
     if not isinstance(channels, list) or not isinstance(options, dict):
         raise CodecError(f"{file}: channels is a list, and options a mapping of names to default values.")
+    options = {**({"rate": RATE} if raw.get("sound") else {}), **options}
     values: dict[str, Any] = {"name": file.stem, **raw, "channels": tuple(channels), "options": options}
     try:
         return Description(**values)
@@ -148,15 +179,18 @@ class Command(Codec):
         self._options = {**what.options, **options}
         values = ",".join(f"{key}={value}" for key, value in self._options.items())
         for command in filter(None, (what.encode, what.decode, what.version)):
-            program = self._words(command, dict.fromkeys(_PLACES, 1))[0]
+            program = self._words(command, dict.fromkeys(what.places, 1))[0]
             if shutil.which(program) is None:
                 raise CodecError(f"{what.name} needs the program {program}, which is not there: install it ({file}).")
-        described = {"encode": what.encode, "decode": what.decode, "picture": what.picture, "suffix": what.suffix}
+        format = {"sound": what.sound} if what.sound else {"picture": what.picture}
+        described = {"encode": what.encode, "decode": what.decode, **format, "suffix": what.suffix}
+        if what.sound:
+            check_rate(what.name, self._options["rate"])
         # What the decoder is told must be known to whoever decodes, so it belongs to the codec's identity.
         told = {key: value for key, value in self._options.items() if key in fields_of(what.decode)}
         self._spec = CodecSpec(
             name=f"command:{file}" + (f",{values}" if values else ""),
-            ndim=2,
+            ndim=1 if what.sound else 2,
             channels=what.channels,
             codec_id=fingerprint({"codec": "command", "version": 1, **described, "told": told}),
             settings={
@@ -201,8 +235,8 @@ class Command(Codec):
         return _line(done.stdout + b"\n" + done.stderr, 0)
 
     def _run(self, command: str, source: Path, target: Path, shape: tuple[int, ...]) -> None:
-        channels, height, width = shape
-        values = {"input": source, "output": target, "width": width, "height": height, "channels": channels}
+        size = {"samples": shape[1]} if self._what.sound else {"width": shape[2], "height": shape[1]}
+        values = {"input": source, "output": target, "channels": shape[0], **size}
         done = self._start(command, str(source.parent), values)
         program = shlex.split(command)[0]
         if done.returncode:
@@ -213,13 +247,19 @@ class Command(Codec):
                 f"{self._what.name}: {program} wrote nothing to {{output}}; look at the command {command!r}."
             )
 
+    def _suffix(self, channels: int) -> str:
+        return ".wav" if self._what.sound else _FORMATS[self._what.picture][channels]
+
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
-        refuse_16_bits(self.spec.name, bit_depth)
         shape = tuple(x.shape)
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "input" + _FORMATS[self._what.picture][len(x)])
+            source = Path(folder, "input" + self._suffix(len(x)))
             target = Path(folder, "output" + self._what.suffix)
-            to_pillow(x).save(source)
+            if self._what.sound:
+                write_wav(source, x, int(self._options["rate"]))
+            else:
+                refuse_16_bits(self.spec.name, bit_depth)
+                to_pillow(x).save(source)
             self._run(self._what.encode, source, target, shape)
             payload = target.read_bytes()
         return Container(self._spec.codec_id, 0.0, shape, 0, bit_depth, 0, False, payload).pack()
@@ -227,23 +267,64 @@ class Command(Codec):
     def _decompress(self, blob: bytes) -> Tensor:
         container = Container.unpack(blob)
         shape = container.shape
-        if container.codec_id != self._spec.codec_id or len(shape) != 3 or shape[0] not in (1, 3):
+        fits = len(shape) == self._spec.ndim + 1 and shape[0] in self._what.channels
+        if container.codec_id != self._spec.codec_id or not fits:
             raise BitstreamError(f"The container was written by codec {container.codec_id}, not by {self.spec.name}.")
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "input" + self._what.suffix)
-            target = Path(folder, "output" + _FORMATS[self._what.picture][shape[0]])
+            target = Path(folder, "output" + self._suffix(shape[0]))
             source.write_bytes(container.payload)
             self._run(self._what.decode, source, target, shape)
-            try:
-                picture = open_picture(target, ["PPM", "PNG"])
-                picture.load()
-            except UNREADABLE as error:
-                raise CodecError(
-                    f"{self._what.name}: the decoder wrote no {self._what.picture} picture: {error}."
-                ) from error
-            if (picture.height, picture.width) != shape[1:] or picture.mode.startswith(("I", "F")):
-                raise CodecError(
-                    f"{self._what.name}: the decoder wrote {picture.width}x{picture.height} of mode {picture.mode}, "
-                    f"not the 8-bit {shape[2]}x{shape[1]} that was encoded."
-                )
-            return from_pillow(picture, shape[0])
+            return self._read_sound(target, shape) if self._what.sound else self._read_picture(target, shape)
+
+    def _read_picture(self, target: Path, shape: tuple[int, ...]) -> Tensor:
+        try:
+            picture = open_picture(target, ["PPM", "PNG"])
+            picture.load()
+        except UNREADABLE as error:
+            raise CodecError(
+                f"{self._what.name}: the decoder wrote no {self._what.picture} picture: {error}."
+            ) from error
+        if (picture.height, picture.width) != shape[1:] or picture.mode.startswith(("I", "F")):
+            raise CodecError(
+                f"{self._what.name}: the decoder wrote {picture.width}x{picture.height} of mode {picture.mode}, "
+                f"not the 8-bit {shape[2]}x{shape[1]} that was encoded."
+            )
+        return from_pillow(picture, shape[0])
+
+    def _read_sound(self, target: Path, shape: tuple[int, ...]) -> Tensor:
+        try:
+            x, rate = read_wav(target)
+        except (ValueError, OSError, EOFError, struct.error) as error:
+            raise CodecError(f"{self._what.name}: the decoder wrote no wav file: {error}.") from error
+        if len(x) != shape[0] or x.shape[1] < shape[1] or rate != self._options["rate"]:
+            raise CodecError(
+                f"{self._what.name}: the decoder wrote {len(x)} channel(s) of {x.shape[1]} samples at {rate} Hz, not "
+                f"the {shape[0]} of {shape[1]} at {self._options['rate']} Hz that were encoded."
+            )
+        return x[:, : shape[1]].clamp(-1, 1)
+
+
+def write_wav(path: Path, x: Tensor, rate: int) -> None:
+    """(C, T) in [-1, 1] as a wav file of 16 bits."""
+    from scipy.io import wavfile
+
+    wavfile.write(path, rate, to_int16(x).T)
+
+
+def read_wav(path: Path) -> tuple[Tensor, int]:
+    """A wav file of integers or floats to (C, T) and its samples a second."""
+    from scipy.io import wavfile
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of parts of the file that it does not know
+        rate, samples = wavfile.read(path)
+    x = np.atleast_2d(samples.T)
+    if x.dtype == np.uint8:
+        x = x.astype(np.float32) / 128 - 1
+    elif np.issubdtype(x.dtype, np.integer):
+        x = x.astype(np.float64) / -float(np.iinfo(x.dtype).min)
+    x = torch.from_numpy(x.astype(np.float32))
+    if not x.isfinite().all():
+        raise ValueError("it holds NaN or infinity")
+    return x, rate

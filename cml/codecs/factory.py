@@ -31,6 +31,12 @@ CODECS = Registry(
         "webp-lossless": "cml.codecs.lossless:WebPLossless",
         "bits": "cml.codecs.bits:Bits",
         "vq": "cml.codecs.vq:VectorQuantizer",
+        "resample": "cml.codecs.resample_sound:Resample",
+        "opus": "cml.codecs.ogg_files:Opus",
+        "vorbis": "cml.codecs.ogg_files:Vorbis",
+        "mp3": "cml.codecs.sound_files:Mp3",
+        "aac": "cml.codecs.sound_files:Aac",
+        "flac": "cml.codecs.sound_files:Flac",
     },
 )
 
@@ -42,6 +48,10 @@ _LOADERS = {
     "cosmos": "cml.codecs.diffusers_vae:load_vae",
     "taef2": "cml.codecs.taef2:load_taef2",
     "compressai": "cml.codecs.compressai:load_compressai",
+    "encodec": "cml.codecs.sound_neural:load_sound_network",
+    "dac": "cml.codecs.sound_neural:load_sound_network",
+    "mimi": "cml.codecs.sound_neural:load_sound_network",
+    "lyra": "cml.codecs.lyra:load_lyra",
 }
 
 # Codecs made in this process, so that `decompress` finds one whose weights or description lie in a file.
@@ -82,8 +92,8 @@ def create_codec(name: str, **options: Any) -> Codec:
     Args:
         name: "jpeg", "rgb_f8c48:step=0.5", a folder of config.json and model.safetensors, "hf:owner/name",
             a checkpoint of the papers' packages, "walloc:FILE.pth" or "livecodec:FILE", a learned rival,
-            "vae:FOLDER", "cosmos:FOLDER", "taef2", "compressai:mbt2018,quality=3", or external programs,
-            "command:FILE.yaml" (see `cml.codecs.command`).
+            "vae:FOLDER", "cosmos:FOLDER", "taef2", "compressai:mbt2018,quality=3", of sound "encodec:FOLDER",
+            "dac:FOLDER", "mimi:FOLDER", "lyra", or external programs, "command:FILE.yaml" (see `cml.codecs.command`).
         options: the same options as keywords; they win over those in the name.
 
     Raises:
@@ -143,7 +153,7 @@ def _bundled(codec_id: str) -> Codec | None:
 
 
 def identify(blob: bytes) -> Codec:
-    """The codec that decodes some bytes: a cml container, or a picture file of a conventional codec.
+    """The codec that decodes some bytes: a cml container, or a picture or sound file of a conventional codec.
 
     Raises:
         BitstreamError: no codec knows these bytes, or the container is damaged.
@@ -160,7 +170,7 @@ def identify(blob: bytes) -> Codec:
         if codec is not None:
             return codec
     if codec_id is None:
-        raise BitstreamError("These bytes are neither a cml container nor a picture file of a known codec.")
+        raise BitstreamError("These bytes are neither a cml container nor a picture or sound file of a known codec.")
     if codec_id in _seen:
         return create_codec(_seen[codec_id])
     raise BitstreamError(

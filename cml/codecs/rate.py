@@ -7,6 +7,8 @@ from torch import Tensor
 
 from cml.codecs.base import Codec
 from cml.codecs.factory import create_codec, parse_operating_point
+from cml.codecs.lyra import Lyra
+from cml.codecs.sound_files import Mp3
 from cml.errors import CodecError
 
 
@@ -18,19 +20,29 @@ class Steering:
         option: the option that is searched.
         low, high: its values at the lowest and at the highest rate.
         whole: whether it takes whole numbers only.
+        among: all values that it takes, rising, where they are few.
     """
 
     option: str
     low: float
     high: float
     whole: bool = True
+    among: tuple[float, ...] = ()
+
+    def _between(self, low: float, high: float) -> list[float]:
+        return [value for value in self.among if min(low, high) < value < max(low, high)]
 
     def middle(self, low: float, high: float) -> float:
         """Halfway: between whole numbers, or between the logarithms of real ones."""
+        if self.among:
+            between = self._between(low, high)
+            return between[len(between) // 2]
         return round((low + high) / 2) if self.whole else float(f"{math.sqrt(low * high):.4g}")
 
     def met(self, low: float, high: float) -> bool:
         """Whether nothing worth trying lies between."""
+        if self.among:
+            return not self._between(low, high)
         return abs(high - low) <= 1 if self.whole else max(high, low) / min(high, low) < 1.01
 
 
@@ -45,7 +57,14 @@ _STEERING = {
     "bits": Steering("bits", 1, 8),
     "resize": Steering("factor", 32, 1),
     "jpeg2000": Steering("rate", 2000.0, 1.0, whole=False),
+    "opus": Steering("kbps", 2.0, 256.0, whole=False),
+    "aac": Steering("kbps", 4.0, 320.0, whole=False),
+    "mp3": Steering("kbps", 8, 320, among=Mp3.BIT_RATES),
+    "vorbis": Steering("quality", 0, 10),
+    "resample": Steering("factor", 64, 1),
 }
+_BITS_OF_SOUND = Steering("bits", 1, 16)
+_LYRA = Steering("kbps", 3.2, 9.2, among=Lyra.BIT_RATES)
 _COMPRESSAI = Steering("quality", 1, 6)  # all of its models have these
 _STEP = Steering("step", 16.0, 0.01, whole=False)
 
@@ -56,12 +75,32 @@ def steering(name: str) -> Steering | None:
     A codec without an entry here is steered by its quantization `step`, if its operating point has one.
     """
     base, options = parse_operating_point(name)
+    if base == "bits" and options.get("ndim") == 1:
+        return _BITS_OF_SOUND
     if base in _STEERING:
         return _STEERING[base]
+    if base.partition(":")[0] == "lyra":
+        return _LYRA
     if base.startswith("compressai:"):
         return _COMPRESSAI
     point = create_codec(base, **options).spec.name
     return _STEP if _STEP.option in parse_operating_point(point)[1] else None
+
+
+def for_sampling_rate(name: str, rate: int) -> str:
+    """The name of a codec with its option `rate` set, where it has one and the name does not say another.
+
+    Files of sound have a sampling rate inside, and signals do not carry theirs, so that codecs must be told.
+
+    Args:
+        name: a codec, with options or without.
+        rate: samples a second of the signals.
+    """
+    base, options = parse_operating_point(name)
+    spec = create_codec(name).spec
+    if "rate" in options or spec.ndim != 1 or "rate" not in spec.settings:
+        return name
+    return create_codec(base, **options, rate=rate).spec.name
 
 
 def match_rate(name: str, x: Tensor, bpp: float) -> tuple[Codec, bytes]:

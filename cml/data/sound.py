@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cml.errors import DataError
+from cml.codecs import resample_sound
+from cml.errors import CodecError, DataError
 from cml.files import write_atomic
 
 SOUND_SUFFIXES = frozenset(
@@ -27,10 +28,6 @@ _SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 _FORMATS = {".wav": ("WAV", (16, 24, 32)), ".flac": ("FLAC", (16, 24))}
 _FLAC_CHANNELS = 8
 _LOUDEST = 4.0  # float files and lossy ones pass 1 by a little; what passes 4 (12 dB) is in another unit
-# The sinc's zero crossings on each side, and where the low pass is 6 dB down, as a share of the lower Nyquist
-# frequency: measured, 0.3 dB down at 95 % of it, and at least 58 dB beyond it.
-_ZEROS, _ROLLOFF = 64, 0.97
-_LONGEST_KERNEL = 1 << 27  # numbers; torchaudio holds it whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,29 +149,24 @@ def common_format(headers: Sequence[Header]) -> tuple[int, int]:
 
 
 def resample(x: Tensor, before: int, after: int) -> Tensor:
-    """Sound at another rate, band-limited by a windowed sinc; silence is assumed around it.
+    """Sound at another rate, band-limited by a windowed sinc; nothing is delayed.
 
     Args:
-        x: (..., T) float.
+        x: (C, T) float.
         before, after: samples a second.
 
     Returns:
-        (..., ceil(T * after / before)); `x` itself where the rates agree. It can pass 1 by a little.
+        (C, ceil(T * after / before)); `x` itself where the rates agree. It can pass 1 by a little.
+
+    Raises:
+        DataError: a rate is not positive, or their ratio is one of too large numbers.
     """
-    if before == after:
-        return x
     if before < 1 or after < 1:
         raise DataError(f"A sampling rate is a positive number of samples a second, not {min(before, after)}.")
-    common = math.gcd(before, after)
-    old, new = before // common, after // common
-    if new * (2 * _ZEROS * old / min(old, new) + old) > _LONGEST_KERNEL:
-        raise DataError(
-            f"{before} Hz to {after} Hz is the ratio {old}:{new}, too long for a filter: take a rate near by that "
-            "divides better, such as 44100, 48000 or 16000 Hz."
-        )
-    import torchaudio.functional
-
-    return torchaudio.functional.resample(x, old, new, lowpass_filter_width=_ZEROS, rolloff=_ROLLOFF)
+    try:
+        return resample_sound.resample(x, before, after)
+    except CodecError as error:
+        raise DataError(str(error)) from error
 
 
 def find_sounds(folder: str | Path) -> list[Path]:
@@ -245,10 +237,10 @@ def _decode_av(source: str | Path | bytes, stream: int, name: str) -> tuple[np.n
             if stream >= len(container.streams.audio):
                 raise DataError(f"{name} holds {len(container.streams.audio)} sounds; there is no number {stream}.")
             track = container.streams.audio[stream]
-            planar = av.AudioResampler(format="fltp")
-            for frame in container.decode(track):
-                parts += [part.to_ndarray() for part in planar.resample(frame)]
-            parts += [part.to_ndarray() for part in planar.resample(None)]
+            # Side by side: PyAV 18 crashes on frames of eight planes and more.
+            floats, count = av.AudioResampler(format="flt"), track.codec_context.channels
+            frames = [part for frame in (*container.decode(track), None) for part in floats.resample(frame)]
+            parts = [frame.to_ndarray().reshape(-1, count).T for frame in frames]
             rate = track.codec_context.sample_rate
             samples = None
             if "mp4" in container.format.name and track.duration and track.time_base:

@@ -31,12 +31,12 @@ class StemShape:
 
     Attributes:
         channels: channels of the input.
-        grid: (height, width) of the input, in positions.
+        grid: size of the input, in positions: (height, width) of maps, (length,) of sound.
         patch: positions a token, along each axis; kernel and stride of the stem.
     """
 
     channels: int
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     patch: int
 
 
@@ -45,6 +45,8 @@ def build(backbone: str, stem: StemShape, num_classes: int) -> tuple[nn.Module, 
     family, _, name = backbone.partition(":")
     if not name:
         raise CmlError(f"A backbone is family:name, such as cml:small or timm:resnet18, not {backbone!r}.")
+    if family in ("timm", "hf") and len(stem.grid) != 2:
+        raise CmlError(f"{backbone} reads pictures; sound has cml:sound.")
     return BACKBONES.get(family)(name, stem, num_classes)
 
 
@@ -102,9 +104,18 @@ class SmallNet(nn.Module):
 
 
 def build_cml(name: str, stem: StemShape, num_classes: int) -> tuple[nn.Module, str]:
-    """The backbones of this file."""
-    if name != "small":
-        raise CmlError(f"Unknown backbone 'cml:{name}': there is cml:small; others are timm:NAME, hf:NAME.")
+    """Our own: `small` of this file reads maps, `sound` of `cml.models.sound` reads sound."""
+    if name not in ("small", "sound"):
+        raise CmlError(
+            f"Unknown backbone 'cml:{name}': there is cml:small, and cml:sound of sound; others are timm:NAME, hf:NAME."
+        )
+    if (name == "sound") != (len(stem.grid) == 1):
+        reads = "sound; pictures have cml:small" if name == "sound" else "pictures; sound has cml:sound"
+        raise CmlError(f"The backbone cml:{name} reads {reads}.")
+    if name == "sound":
+        from cml.models.sound import SoundNet
+
+        return SoundNet(stem, num_classes), "stem"
     return SmallNet(stem, num_classes), "stem"
 
 

@@ -50,7 +50,7 @@ class DenseHead(nn.Module):
 class DenseModel(nn.Module):
     """A backbone and a head, answering at a size: input (B, c, *grid) to (B, outputs, *size)."""
 
-    def __init__(self, features: Features, head: DenseHead, size: tuple[int, int]):
+    def __init__(self, features: Features, head: DenseHead, size: tuple[int, ...]):
         super().__init__()
         self.features, self.head, self.size = features, head, size
 
@@ -62,7 +62,7 @@ class DenseModel(nn.Module):
 
 
 def build_dense(
-    backbone: str, stem: StemShape, outputs: int, size: tuple[int, int], spacing: int
+    backbone: str, stem: StemShape, outputs: int, size: tuple[int, ...], spacing: int
 ) -> tuple[DenseModel, str]:
     """A backbone by name with a light decoder, and the path of its stem.
 
