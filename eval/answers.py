@@ -1,4 +1,4 @@
-"""Answers that can be looked at: measured against the truth, kept with the run, and drawn for the report."""
+"""Answers that can be looked at or listened to: measured against the truth, kept with the run, drawn for the report."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from cml.eval.figures import family, save
 from cml.eval.metrics import ssim
 from cml.eval.perceptual import FILES, perceptual
 from cml.eval.results import Result, Run
-from cml.tasks.base import Pictures, Task
+from cml.tasks.base import Pictures, Sounds, Task
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -23,6 +23,7 @@ FOLDER = "answers"
 _SHOWN = 3  # test items, evenly over the split
 _COLUMNS = 9
 _VIEWS = ("pixels", "bigpatch", "resize", "latent")
+_SOUND_VIEWS = ("latent", "bigpatch", "resample", "waveform")  # those that matter most come first
 
 
 def _lpips() -> Callable[[Tensor, Tensor], float]:
@@ -53,13 +54,17 @@ def measure(pictures: Pictures) -> dict[str, float]:
     return means
 
 
-def keep(run: Run, key: str, pictures: Pictures) -> None:
+def keep(run: Run, key: str, shown: Pictures | Sounds) -> None:
     """Store a few of a cell's answers, with the truth."""
-    places = np.linspace(0, len(pictures.indices) - 1, min(_SHOWN, len(pictures.indices))).round().astype(int)
+    if isinstance(shown, Sounds):
+        from cml.eval import sound_answers
+
+        return sound_answers.keep(_path(run, key), shown)
+    places = np.linspace(0, len(shown.indices) - 1, min(_SHOWN, len(shown.indices))).round().astype(int)
     buffer = io.BytesIO()
     np.savez_compressed(
-        buffer, indices=np.array(pictures.indices)[places], truth=pictures.truth[places].numpy(),
-        answer=pictures.answer[places].numpy(),
+        buffer, indices=np.array(shown.indices)[places], truth=shown.truth[places].numpy(),
+        answer=shown.answer[places].numpy(),
     )  # fmt: skip
     write_atomic(_path(run, key), buffer.getvalue())
 
@@ -67,16 +72,26 @@ def keep(run: Run, key: str, pictures: Pictures) -> None:
 def draw(run: Run, task: Task, table: pd.DataFrame, results: Sequence[Result], path: Path) -> None:
     """Input, truth and the answers of some conditions, one each of a view and codec family, with the first seed."""
     score = task.main_score
+    sound = len(task.size) == 1
+    shown = [
+        next(r for r in results if (r.view, r.codec, r.status) == (*condition, "ok"))
+        for condition in _conditions(table, _SOUND_VIEWS if sound else _VIEWS)
+    ]
+    shown = [result for result in shown if _path(run, result.key).exists()]
+    if not shown:
+        return
+    if sound:
+        from cml.eval import sound_answers
+
+        files = {result.key: _path(run, result.key) for result in shown}
+        return sound_answers.draw(files, shown, table, score, path, run.folder / FOLDER)
     columns: list[tuple[str, np.ndarray]] = []
     kept: dict[str, np.ndarray] = {}
-    for view, codec in _conditions(table):
-        result = next(r for r in results if (r.view, r.codec, r.status) == (view, codec, "ok"))
-        if _path(run, result.key).exists():
-            with np.load(_path(run, result.key)) as file:
-                kept = dict(file)
-            columns.append((f"{view}\n{codec}\n{score.replace('_', ' ')} {result.metrics[score]:.3g}", kept["answer"]))
-    if not columns:
-        return
+    for result in shown[: _COLUMNS - 2]:
+        with np.load(_path(run, result.key)) as file:
+            kept = dict(file)
+        title = f"{result.view}\n{result.codec}\n{score.replace('_', ' ')} {result.metrics[score]:.3g}"
+        columns.append((title, kept["answer"]))
     inputs = np.stack([task.signal("test", int(index)).numpy() for index in kept["indices"]])
     columns = [("input", inputs), ("truth", kept["truth"]), *columns]
     rows, height = len(inputs), 2.2 * task.size[0] / task.size[1]
@@ -92,14 +107,15 @@ def draw(run: Run, task: Task, table: pd.DataFrame, results: Sequence[Result], p
     save(figure, path)
 
 
-def _conditions(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Of each view and codec family the operating point of the most bits."""
+def _conditions(table: pd.DataFrame, views: Sequence[str]) -> list[tuple[str, str]]:
+    """Of each of some views and each codec family the operating point of the most bits; view after view."""
     chosen: dict[tuple[str, str], tuple[float, str]] = {}
     for view, codec, bpp in zip(table["view"], table["codec"], table["bpp"], strict=True):
-        if view in _VIEWS:
+        if view in views:
             key = (view, family(codec))
             chosen[key] = max(chosen.get(key, (-math.inf, "")), (bpp, codec))
-    return [(view, codec) for (view, _), (_, codec) in chosen.items()][: _COLUMNS - 2]
+    ordered = sorted(chosen.items(), key=lambda item: views.index(item[0][0]))
+    return [(view, codec) for (view, _), (_, codec) in ordered]
 
 
 def _path(run: Run, key: str) -> Path:

@@ -1,19 +1,23 @@
-"""Test pictures through each codec: `gallery.png` at one rate, and the folder `gallery/` for the slider of the page."""
+"""Test items through each codec: `gallery.png` at one rate, and the folder `gallery/` for the page.
+
+Those of sound are in `sound_gallery`.
+"""
 
 import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
 from cml.eval.figures import save
 from cml.eval.metrics import psnr
+from cml.eval.sound_protocols import SoundTask
 from cml.tasks.base import Task
 from matplotlib.figure import Figure
 from PIL import Image
@@ -29,12 +33,19 @@ INDEX = "gallery.json"
 _BUDGET = 1_700_000  # bytes of all files, so that a page with them in base64 stays below 3 MB
 _LARGEST, _SMALLEST = 512, 96  # sides in pixels
 _MOST_CHANNELS = 64
+PARTS = ("file", "spectrogram", "latent")
+"""What `gallery.json` names files by."""
+_SUFFIXES = (".webp", ".png", ".flac")
 # From negative through zero to positive: blue, white, red, even in lightness on both sides.
 _NEGATIVE, _ZERO, _POSITIVE = (24, 78, 140), (247, 246, 243), (165, 38, 42)
 
 
 def draw(task: Task, codecs: Sequence[Codec], table: pd.DataFrame, path: Path) -> None:
-    """Draw a test picture through every lossy codec, each at the operating point nearest to the median rate."""
+    """Draw a test item through every lossy codec, each at the operating point nearest to the median rate."""
+    if len(task.size) == 1:
+        from cml.eval import sound_gallery  # it uses this module
+
+        return sound_gallery.draw(cast(SoundTask, task), codecs, table, path)
     lossy = table[table["view"] == "reconstruction"]
     names = list(dict.fromkeys(parse_operating_point(c.spec.name)[0] for c in codecs if not isinstance(c, Identity)))
     if not names or not len(lossy):
@@ -64,7 +75,7 @@ def draw(task: Task, codecs: Sequence[Codec], table: pd.DataFrame, path: Path) -
 
 
 def chosen(task: Task) -> list[int]:
-    """The test pictures shown: the first of the last class (a defect, where there are defects) and of another class.
+    """The test items shown: the first of the last class (a defect, where there are defects) and of another class.
 
     Where there are no classes, the first and one from the middle.
     """
@@ -96,11 +107,15 @@ class _Strip:
 
 
 def keep(task: Task, codecs: Sequence[Codec], folder: Path) -> None:
-    """Store test pictures through each codec in a folder, so that a page can be made when codecs and data are gone.
+    """Store test items through each codec in a folder, so that a page can be made when codecs and data are gone.
 
-    Lossless WebP, the middle of each picture where the whole would be too much for a page, latents as PNG, and
+    Of pictures: lossless WebP, the middle of each where the whole would be too much for a page, latents as PNG, and
     `gallery.json`, which names them. Rate and PSNR are of the whole picture. A codec that fails leaves its sentence.
     """
+    if len(task.size) == 1:
+        from cml.eval import sound_gallery
+
+        return sound_gallery.keep(cast(SoundTask, task), codecs, folder)
     unique = {codec.spec.name: codec for codec in codecs if not isinstance(codec, Identity)}
     strips = []
     for index in chosen(task):
@@ -114,10 +129,15 @@ def keep(task: Task, codecs: Sequence[Codec], folder: Path) -> None:
     while (total := sum(map(len, files.values()))) > _BUDGET and side > _SMALLEST:
         side = max(_SMALLEST, int(side * min(0.95, math.sqrt(_BUDGET / total))))
         files = _pack(strips, side)
+    store(files, folder)
+
+
+def store(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write files by name into a folder, and remove those of earlier times that have other names."""
     for name, data in files.items():
         write_atomic(folder / name, data)
     for path in folder.iterdir():
-        if path.suffix in (".webp", ".png") and path.name not in files:
+        if path.suffix in _SUFFIXES and path.name not in files:
             path.unlink()
 
 
@@ -132,7 +152,7 @@ def _through(codec: Codec, x: Tensor, draw_latent: bool) -> _Panel:
         if draw_latent and codec.spec.latent_channels is not None:
             symbols = codec.encode(x).symbols
             entry |= {"channels": len(symbols), "grid": list(symbols.shape[1:])}
-            latent = _latent_picture(symbols)
+            latent = latent_picture(symbols)
         return _Panel(entry, x_hat, latent)
     except Exception as error:  # one codec must not stop the report
         return _Panel(entry | {"error": str(error) or type(error).__name__})
@@ -176,25 +196,33 @@ def _webp(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _latent_picture(symbols: Tensor) -> bytes:
-    """The first channels side by side, each around its median and scaled by its own 99th percentile, as PNG."""
-    planes = symbols[:_MOST_CHANNELS].float()
-    centred = planes - planes.flatten(1).median(1).values[:, None, None]
-    scale = centred.abs().flatten(1).quantile(0.99, 1).clamp(min=1)[:, None, None]
-    levels = (centred / scale).clamp(-1, 1).mul(127).round().add(128).to(torch.uint8).numpy()
-    count, height, width = levels.shape
-    root = math.ceil(math.sqrt(count))
-    columns = next((n for n in range(root, 2 * root) if count % n == 0), root)
-    # Index 0 is free, as symbols take 1 to 255: it is the grid between the channels.
-    sheet = np.zeros((-(-count // columns) * (height + 1) - 1, columns * (width + 1) - 1), np.uint8)
-    for number, plane in enumerate(levels):
-        row, column = divmod(number, columns)
-        sheet[row * (height + 1) :, column * (width + 1) :][:height, :width] = plane
-    image = Image.fromarray(sheet)
+def latent_picture(symbols: Tensor) -> bytes:
+    """The first channels, each around its median and scaled by its own 99th percentile, as PNG.
+
+    Planes (c, h, w) lie side by side; of sound, (c, n), each channel is a row.
+    """
+    planes = symbols[:_MOST_CHANNELS].float().flatten(1)
+    centred = planes - planes.median(1, keepdim=True).values
+    scale = centred.abs().quantile(0.99, 1, keepdim=True).clamp(min=1)
+    levels = (centred / scale).clamp(-1, 1).mul(127).round().add(128).to(torch.uint8).view(-1, *symbols.shape[1:])
+    image = Image.fromarray(_sheet(levels.numpy()) if levels.dim() == 3 else levels.numpy())
     image.putpalette(_palette())
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
+
+
+def _sheet(planes: np.ndarray) -> np.ndarray:
+    """Planes (c, h, w) in rows, as near to a square as may be."""
+    count, height, width = planes.shape
+    root = math.ceil(math.sqrt(count))
+    columns = next((n for n in range(root, 2 * root) if count % n == 0), root)
+    # Index 0 is free, as symbols take 1 to 255: it is the grid between the channels.
+    sheet = np.zeros((-(-count // columns) * (height + 1) - 1, columns * (width + 1) - 1), np.uint8)
+    for number, plane in enumerate(planes):
+        row, column = divmod(number, columns)
+        sheet[row * (height + 1) :, column * (width + 1) :][:height, :width] = plane
+    return sheet
 
 
 def _palette() -> bytes:

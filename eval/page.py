@@ -1,6 +1,6 @@
 """The page of a run: everything of it in one file that needs no network, for a browser.
 
-    results.jsonl, run.json, items/, tables/, gallery/, answers.png --payload--> one dict --render--> report.html
+    results.jsonl, run.json, items/, tables/, gallery/, answers --payload--> one dict --render--> report.html
 
 Only what lies in the run's folder is read, so a page can be made where codecs and data are gone.
 """
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from cml.eval import gallery
+from cml.eval import gallery, page_sounds
+from cml.eval.answers import FOLDER
 from cml.eval.figures import family
 from cml.eval.page_columns import DISTORTIONS, columns_of
 from cml.eval.page_findings import findings
-from cml.eval.protocols import VIEWS
+from cml.eval.protocols import CEILINGS, VIEWS
 from cml.eval.report import PICTURES, command, control_of, main_score, summarize
 from cml.eval.results import Result, Run
 from cml.eval.statistics import outcome_of, score_interval
@@ -33,10 +34,10 @@ ASSETS = Path(__file__).parent / "page_assets"
 # In the order in which they need each other.
 SCRIPTS = (
     "dom.js", "format.js", "scale.js", "marks.js", "labels.js", "chart.js", "tooltip.js", "charts.js", "table.js",
-    "download.js", "gallery.js", "answers.js", "details.js", "main.js",
+    "download.js", "gallery.js", "sounds.js", "answers.js", "details.js", "main.js",
 )  # fmt: skip
 _ANSWERS = "answers.png"
-_TYPES = {".webp": "image/webp", ".png": "image/png"}
+_TYPES = {".webp": "image/webp", ".png": "image/png", ".flac": "audio/flac"}
 
 
 def write(folder: str | Path, path: str | Path | None = None) -> Path:
@@ -91,6 +92,9 @@ def payload(run: Run) -> dict[str, Any]:
     score = about.get("score") or _main_score(good)
     table = summarize(results, run, score if good and score in good[0].metrics else None)
     control = control_of(table)
+    ceiling = next((view for view in CEILINGS if good and view in set(table["view"])), CEILINGS[0])
+    sound = page_sounds.sampling_rate(about, results[0].context)
+    rate = "kbps" if sound else "bpp"
     finished = datetime.datetime.fromtimestamp(run.file.stat().st_mtime)
     context = results[0].context
     names = list(table.columns)
@@ -100,18 +104,22 @@ def payload(run: Run) -> dict[str, Any]:
         ),
         "facts": _facts(about, context, table, results, finished),
         "command": command(request) if request else "",
-        "findings": findings(table, score, control, len(failed), len(results)) if good else [],
+        "findings": findings(table, score, control, len(failed), len(results), rate) if good else [],
         "score": score,
         "chance": _number(table["chance"].iloc[0]) if good else None,
         "control": control,
+        "ceiling": ceiling,
+        "rate": rate,
+        "things": "clips" if sound else "pictures",
+        "sound": page_sounds.scales(sound) if sound else None,
         "views": [view for view in VIEWS if good and view in set(table["view"])],
         "distortions": [name for name in DISTORTIONS if name in names and _any(table[name])],
-        "columns": columns_of(names, score, control) if good else [],
+        "columns": columns_of(names, score, control, ceiling, bool(sound)) if good else [],
         "rows": _rows(table, score, good, run),
         "failed": [{"view": r.view, "codec": r.codec, "seed": r.seed, "error": r.error} for r in failed],
         "tables": _tables(run.folder / "tables"),
         "gallery": _gallery(run, good),
-        "answers": _answers(run.folder),
+        "answers": _answers(run.folder, bool(sound)),
         "settings": _settings(good or failed),
     }
 
@@ -156,12 +164,15 @@ def _facts(
     """Names and values under the title."""
     facts = [["data", about["description"]]] if about.get("description") else []
     counts = [f"{about[split]} to {split}" for split in ("train", "test") if about.get(split)]
-    facts += [["pictures", ", ".join(counts)]] if counts else []
+    rate = page_sounds.sampling_rate(about, context)
+    facts += [["clips" if rate else "pictures", ", ".join(counts)]] if counts else []
     size = about.get("size") or context.get("size")
-    facts += [["size", "x".join(str(n) for n in reversed(size)) + " before any codec"]] if size else []
+    if size:
+        whole = "x".join(str(n) for n in reversed(size)) + " before any codec"
+        facts.append(["size", page_sounds.size_of(size[0], rate) if rate else whole])
     facts += [["model", str(context["backbone"])]] if "backbone" in context else []
     if len(table):
-        codecs = table.loc[table["codec"] != "identity", "codec"].nunique()
+        codecs = table.loc[table["codec"].map(family) != "identity", "codec"].nunique()
         facts.append(["compared", f"{codecs} operating points, {table['view'].nunique()} views"])
         low, high = min(table["seeds"].tolist()), max(table["seeds"].tolist())
         facts.append(["seeds", str(low) if low == high else f"{low} to {high}"])
@@ -211,24 +222,24 @@ def _tables(folder: Path) -> list[dict[str, Any]]:
 
 
 def _gallery(run: Run, good: Sequence[Result]) -> list[dict[str, Any]]:
-    """The stored pictures as data URIs; beside each how many seeds read that picture right."""
+    """The stored pictures or clips as data URIs; beside each how many seeds read that item right."""
     folder = run.folder / "gallery"
-    pictures = _read_json(folder / gallery.INDEX).get("pictures", [])
-    for picture in pictures:
-        picture["right"] = _right(run, good, lambda r: r.view == "bigpatch", picture["index"]) or _right(
-            run, good, lambda r: r.view == "pixels", picture["index"]
+    stored = _read_json(folder / gallery.INDEX)
+    items = stored.get("pictures") or stored.get("clips") or []
+    for item in items:
+        item["right"] = _right(run, good, lambda r: r.view == "bigpatch", item["index"]) or _right(
+            run, good, lambda r: r.view in CEILINGS, item["index"]
         )
-        for entry in picture["codecs"]:
+        item["channels"] = stored.get("channels", 0)
+        for entry in item["codecs"]:
             name = entry["codec"]
             entry["right"] = _right(
-                run, good, lambda r, name=name: r.view == "reconstruction" and r.codec == name, picture["index"]
+                run, good, lambda r, name=name: r.view == "reconstruction" and r.codec == name, item["index"]
             )
             entry["family"] = family(name)
-        for item in (picture, *picture["codecs"]):
-            for part in ("file", "latent"):
-                if part in item:
-                    item[part] = _data_uri(folder / item[part])
-    return [picture for picture in pictures if picture["file"]]
+        for part in (item, *item["codecs"]):
+            page_sounds.embed(part, folder, _data_uri)
+    return [item for item in items if item["file"]]
 
 
 def _right(run: Run, good: Sequence[Result], wanted, index: int) -> list[int] | None:
@@ -238,8 +249,11 @@ def _right(run: Run, good: Sequence[Result], wanted, index: int) -> list[int] | 
     return [round(sum(values)), len(values)] if values and set(values) <= {0.0, 1.0} else None
 
 
-def _answers(folder: Path) -> dict[str, str] | None:
-    """The picture of answers with its caption, of tasks that have one."""
+def _answers(folder: Path, sound: bool) -> dict[str, Any] | None:
+    """The picture of answers with its caption, or sounds, of tasks that have one."""
+    if sound:
+        sounds = page_sounds.answers(folder / FOLDER, _data_uri, _read_json)
+        return {"sounds": sounds} if sounds else None
     file = _data_uri(folder / _ANSWERS)
     return {"file": file, "caption": PICTURES[_ANSWERS]} if file else None
 

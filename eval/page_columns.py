@@ -25,6 +25,8 @@ class Column:
 
 
 _RATE = (
+    Column("kbps", "kbit/s", "8 x the bytes of the whole container in a second of sound, mean over the test clips.",
+           "figures", better="low", log=True, shown=True),
     Column("bpp", "bpp", "Bits a pixel: 8 x the bytes of the whole container, mean over the test pictures.",
            better="low", log=True, shown=True),
 )  # fmt: skip
@@ -81,8 +83,17 @@ _METRICS = {
         Column("colourfulness", "colourfulness", "Of the coloured pictures (Hasler and Suesstrunk).", digits=1),
         Column("by_pixels_model", "by pixels' model", "The score of the model of `pixels` on the same pictures.",
                better="high"),
+        Column("by_waveform_model", "by waveform's model", "The score of the model of `waveform` on the same clips.",
+               better="high"),
         Column("on_originals", "on originals", "The score of the same model on pictures never compressed.",
                better="high"),
+        Column("si_sdr_improvement", "SI-SDR improvement, dB",
+               "By how much the SI-SDR of an answer is above that of the mixture, mean over the stems.", digits=2,
+               better="high"),
+        Column("si_sdr", "SI-SDR, dB", "Scale-invariant signal-to-distortion ratio.", digits=2, better="high"),
+        Column("sdr", "SDR, dB", "Signal-to-distortion ratio as museval gives it: the median over frames of a second.",
+               digits=2, better="high"),
+        Column("silent_stems", "silent stems", "Left out of the means: there is nothing to find.", "whole"),
         Column("psnr", "PSNR, dB", "Of the reconstruction, 8 bits, mean over the test pictures.", digits=1,
                better="high", shown=True),
         Column("ssim", "SSIM", "Structural similarity.", digits=4, better="high"),
@@ -93,7 +104,19 @@ _METRICS = {
         Column("dists_db", "DISTS, dB", "-10 log10 of the distance.", digits=1, better="high"),
     )
 }  # fmt: skip
+_SOUND: dict[str, dict[str, Any]] = {
+    "bpp": {"label": "bits a sample", "note": "8 x the bytes of the whole container / samples of one channel.",
+            "shown": False},
+    "encode_mps": {"label": "encode MS/s",
+                   "note": "Million samples of one channel a second of processor time, clip to container."},
+    "codec_encode_macs": {"label": "encoder MACs/sample", "note": "Multiplications of the encoder a sample."},
+    "codec_decode_macs": {"label": "decoder MACs/sample", "note": "Multiplications of the decoder a sample."},
+    "psnr": {"note": "Of the reconstruction, full scale is 1, mean over the test clips."},
+    "on_originals": {"note": "The score of the same model on clips never compressed."},
+}  # fmt: skip
+"""What columns are where signals are sound."""
 DISTORTIONS = ("psnr", "ssim", "ms_ssim", "lpips", "dists", "lpips_db", "dists_db")
+_SECOND = ("psnr", "top5", "agreement", "on_originals", "si_sdr", "sdr")  # in the table from the start
 _OTHERS = {"chance", "seeds", "gain_low", "gain_high"}
 
 
@@ -102,13 +125,17 @@ def label_of(metric: str) -> str:
     return _metric(metric, shown=False).label
 
 
-def columns_of(names: Iterable[str], score: str, control: str | None) -> list[dict[str, Any]]:
+def columns_of(
+    names: Iterable[str], score: str, control: str | None, ceiling: str = "pixels", sound: bool = False
+) -> list[dict[str, Any]]:
     """The columns of a summary, in the order of the page; ones that nobody described get their name as label.
 
     Args:
         names: columns of `report.summarize`.
         score: the main metric.
         control: the view that `gain` is against; None where there is none.
+        ceiling: the view that `retention` is against.
+        sound: whether the signals are sound, not pictures.
     """
     names = list(names)
     known = {column.key for column in (*_RATE, *_COST)}
@@ -128,11 +155,13 @@ def columns_of(names: Iterable[str], score: str, control: str | None) -> list[di
     if control is not None:
         note = f"Difference in score from {control} on the same test items, with its 95 % bootstrap interval."
         out.append(Column("gain", f"against {control}", note, "signed", better="high", shown=True))
-    note = "(score - chance) / (pixels - chance)."
+    note = f"(score - chance) / ({ceiling} - chance)."
     out.append(Column("retention", "kept", note, "percent", digits=0, better="high", shown=True))
-    out += [_metric(name, shown=name in ("psnr", "top5", "agreement", "on_originals")) for name in metrics[1:]]
+    out += [_metric(name, shown=name in _SECOND) for name in metrics[1:]]
     out += [*_COST, *(Column(name, name.replace("_", " "), kind="figures") for name in others)]
     out.append(Column("seeds", "seeds", "Trainings that the mean is over.", "whole"))
+    if sound:
+        out = [replace(column, **_SOUND.get(column.key, {})) for column in out]
     return [asdict(column) for column in out if column.key in names]
 
 

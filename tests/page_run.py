@@ -11,19 +11,25 @@ from PIL import Image
 
 ITEMS = 200
 RATES = {"jpeg": (0.2, 0.5, 1.1), "webp": (0.12, 0.3, 0.9), "rgb_f8c12": (0.1, 0.25, 0.6)}
-OPTION = {"jpeg": "quality", "webp": "quality", "rgb_f8c12": "step"}
+OPTION = {"jpeg": "quality", "webp": "quality", "rgb_f8c12": "step", "resample": "factor", "mono_f256c16": "step"}
+SOUND_RATES = {"resample": (4.0, 2.0, 1.0), "mono_f256c16": (0.1, 0.25, 0.6)}
+SAMPLING_RATE, SAMPLES = 8000, 6000
 
 
-def make_run(folder: Path, rates=RATES, seeds: int = 2, score: str = "accuracy", frozen: bool = False) -> Run:
-    """Curves that rise with the rate; every codec in `reconstruction`, those named rgb_ in `latent` too."""
+def make_run(
+    folder: Path, rates=RATES, seeds: int = 2, score: str = "accuracy", frozen: bool = False, sound: bool = False
+) -> Run:
+    """Curves that rise with the rate; every codec in `reconstruction`, those named rgb_ or mono_ in `latent` too."""
     run = Run(folder)
-    cells = [("pixels", "identity", 24.0, 0.85)] + ([] if frozen else [("bigpatch", "identity", 24.0, 0.8)])
+    ceiling, original, raw = ("waveform", "identity:ndim=1", 16.0) if sound else ("pixels", "identity", 24.0)
+    about_sound = {"size": [SAMPLES], "sampling_rate": SAMPLING_RATE} if sound else {"size": [64, 64]}
+    cells = [(ceiling, original, raw, 0.85)] + ([] if frozen else [("bigpatch", original, raw, 0.8)])
     for place, (name, points) in enumerate(rates.items()):
         for number, bpp in enumerate(points):
             codec = f"{name}:{OPTION.get(name, 'quality')}={number + 1}"
             level = 0.8 - 0.25 * np.exp(-6 * bpp) - 0.01 * place
             cells.append(("reconstruction", codec, bpp, level))
-            if name.startswith("rgb_") and not frozen:
+            if name.startswith(("rgb_", "mono_")) and not frozen:
                 cells.append(("latent", codec, bpp, level + 0.03))
     keys = []
     for place, (view, codec, bpp, level) in enumerate(cells):
@@ -31,7 +37,7 @@ def make_run(folder: Path, rates=RATES, seeds: int = 2, score: str = "accuracy",
             # the same items are hard for everybody, as in a real run
             hard = np.random.default_rng(seed).random(ITEMS)
             correct = hard < level + 0.02 * np.random.default_rng([place, seed]).normal()
-            context = {"task": "classification", "view": view, "codec": codec, "seed": seed, "size": [64, 64],
+            context = {"task": "classification", "view": view, "codec": codec, "seed": seed, **about_sound,
                        "backbone": "cml:small", "versions": {"cml": "0.1.0", "torch": "2.11.0"}}  # fmt: skip
             key = cell_key(context)
             keys.append(key)
@@ -50,10 +56,10 @@ def make_run(folder: Path, rates=RATES, seeds: int = 2, score: str = "accuracy",
     run.append(failed)
     request = {
         "task": "classification", "data": "folder:/somewhere/shoes", "codecs": [c for _, c, *_ in cells[1:]],
-        "views": ["pixels", "bigpatch", "resize", "latent", "reconstruction"], "backbone": "cml:small", "seeds": seeds,
+        "views": [ceiling, "bigpatch", "resize", "latent", "reconstruction"], "backbone": "cml:small", "seeds": seeds,
         "size": None if frozen else 64, "patch": 16, "epochs": 0 if frozen else 8,
     }  # fmt: skip
-    about = {"name": "classification", "description": "shoes and boots", "score": score, "size": [64, 64],
+    about = {"name": "classification", "description": "shoes and boots", "score": score, "size": about_sound["size"],
              "train": 0 if frozen else 600, "test": ITEMS}  # fmt: skip
     stored = {"request": request, "task": {}, "about": about, "keys": [*keys, "bad"]}
     (folder / "run.json").write_text(json.dumps(stored))

@@ -22,6 +22,7 @@ class Pictures:
     """As much of a task as the gallery asks for."""
 
     def __init__(self, size: tuple[int, int]):
+        self.size = size
         self.pictures = [photo(size, 3, seed) for seed in range(3)]
 
     def signal(self, split, index):

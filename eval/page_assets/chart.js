@@ -9,7 +9,7 @@ function drawChart(host, spec) {
   const wide = width >= WIDE;
   const box = { left: 54, right: wide && spec.labels ? 110 : 14, top: 28, bottom: 42, width, height: spec.height };
   const drawn = spec.rows.filter((row) => Number.isFinite(row[spec.x.key]) && Number.isFinite(row[spec.y.key]));
-  const lines = spec.reference ? drawn.filter((row) => row.codec === "identity") : [];
+  const lines = spec.reference ? drawn.filter((row) => row.family === "identity") : [];
   const rows = drawn.filter((row) => !lines.includes(row));
   const x = makeScale(rows.map((row) => row[spec.x.key]), spec.xlog, box.left, width - box.right);
   const y = makeScale(heights(drawn, spec), spec.ylog, box.height - box.bottom, box.top);
@@ -65,7 +65,7 @@ function axes(box, x, y, spec) {
   return group;
 }
 
-/** Original pixels have no rate worth a place on the axis: they are lines across, the control with its band. */
+/** Originals have no rate worth a place on the axis: they are lines across, the control with its band. */
 function referenceLines(box, y, rows, spec) {
   const right = box.width - box.right;
   const lines = rows.filter((row) => y.takes(row[spec.y.key])).map((row) => ({

@@ -25,10 +25,10 @@ function chartsSection(data, host) {
   const qualities = scores.filter((column) => !data.distortions.includes(column.key));
   const colours = makeColours(data.rows);
   const state = { off: new Set(), intervals: true, panels: [] };
-  const about = ["gain", "bpp", "psnr"].filter(has).map((key) => columns.get(key));
+  const about = ["gain", data.rate, "psnr"].filter(has).map((key) => columns.get(key));
   const shared = { score: data.score, chance: data.chance, control: data.control, lines: true, colours, views: data.views, about };
   const visible = (row) => !state.off.has(`view ${row.view}`) &&
-    (row.codec === "identity" || !state.off.has(`family ${row.family}`));
+    (row.family === "identity" || !state.off.has(`family ${row.family}`));
 
   const legend = makeLegend(data, colours, state, () => state.panels.forEach((panel) => panel()));
   const [grid, trio] = [el("div", { class: "charts" }), el("div", { class: "trio" })];
@@ -36,16 +36,16 @@ function chartsSection(data, host) {
 
   const keep = (keys) => keys.filter(has).map((key) => columns.get(key));
   const panel = (id, options) => addPanel(options.tall ? grid : trio, id, options, { state, shared, visible, data });
-  panel("rate", { heading: "Rate", xs: keep(["bpp"]), ys: qualities, tall: true, labels: true, reference: true,
+  panel("rate", { heading: "Rate", xs: keep([data.rate]), ys: qualities, tall: true, labels: true, reference: true,
     note: rateNote(data) });
   grid.append(trio);
-  panel("distortion", { heading: "Rate and distortion", xs: keep(["bpp"]), ys: keep(data.distortions),
+  panel("distortion", { heading: "Rate and distortion", xs: keep([data.rate]), ys: keep(data.distortions),
     note: "What a person would ask; compare the order of the codecs with that above." });
   panel("speed", { heading: "Throughput", xs: keep(["encode_mps", "load_ips", "train_ips"]), ys: keep([data.score]),
     lines: false, note: "One thread, but for training. Other work on the machine shows here, and only here." });
   panel("dimension", { heading: "Dimension", xs: keep(["dimensions"]), ys: keep([data.score]),
     omit: ["reconstruction", "retrained"],
-    note: "Numbers a sample that the model reads; decoded pictures have as many as the originals and are left out." });
+    note: `Numbers a sample that the model reads; decoded ${data.things} have as many as the originals and are left out.` });
   panel("front", { heading: "Pareto front", xs: costs, ys: scores, tall: true, pareto: true, logs: true,
     note: "Any cost against any score. On the front are the conditions that no other beats on both axes." });
 }
@@ -53,7 +53,7 @@ function chartsSection(data, host) {
 function rateNote(data) {
   const kind = data.rows.some((row) => row.interval === "sd over seeds")
     ? "Whiskers: standard deviation over seeds. Seeds share what is hard; whether a condition differs from the control is told by the paired interval: choose it as the height."
-    : "Whiskers: 95 % bootstrap interval over the test pictures; the codecs see the same pictures, so differences are surer than the whiskers say.";
+    : `Whiskers: 95 % bootstrap interval over the test ${data.things}; the codecs see the same ones, so differences are surer than the whiskers say.`;
   const band = data.control ? ` The band is that of ${data.control}.` : "";
   return `Rate: the whole container. ${kind}${band}`;
 }
@@ -63,7 +63,7 @@ function addPanel(grid, id, options, { state, shared, visible, data }) {
   const varied = options.xs.some((column) => new Set(offered.map((row) => row[column.key]).filter(Number.isFinite)).size > 1);
   if (!varied || !options.ys.length) return;
   const first = (list, key) => list.find((column) => column.key === key) || list[0];
-  const view = { x: first(options.xs, "bpp"), y: first(options.ys, data.score) };
+  const view = { x: first(options.xs, data.rate), y: first(options.ys, data.score) };
   view.xlog = view.x.log;
   view.ylog = false;
   const canvas = el("div", { class: "canvas" });
@@ -90,7 +90,7 @@ function addPanel(grid, id, options, { state, shared, visible, data }) {
     const front = options.pareto ? paretoFront(rows, view.x, view.y) : null;
     tip.hide();
     drawChart(canvas, { ...shared, ...view, ...options, rows, front, intervals: state.intervals && !front,
-      reference: options.reference || view.x.key === "bpp" && !front, height: options.tall ? 430 : 310 });
+      reference: options.reference || view.x.key === data.rate && !front, height: options.tall ? 430 : 310 });
     if (front) {
       below.replaceChildren(el("ol", {}, front.map((row) => el("li", {}, el("b", {}, title(row)),
         ` ${format(view.x, row[view.x.key])} ${view.x.label}, ${format(view.y, row[view.y.key])} ${view.y.label}`))));

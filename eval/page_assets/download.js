@@ -23,9 +23,9 @@ function wholeCsv(data, rows) {
   return csvOf(names, rows.map((row) => names.map((name) => row[name])));
 }
 
-/** Everything but the pictures. */
+/** Everything but the pictures and sounds. */
 function wholeJson(data, rows) {
-  const { gallery, ...rest } = data;
+  const { gallery, answers, ...rest } = data;
   return JSON.stringify({ ...rest, rows }, null, 1) + "\n";
 }
 

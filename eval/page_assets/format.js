@@ -55,5 +55,5 @@ function interval(column, row, score) {
 }
 
 function title(row) {
-  return row.codec === "identity" ? row.view : `${row.view} ${row.codec}`;
+  return row.family === "identity" ? row.view : `${row.view} ${row.codec}`;
 }

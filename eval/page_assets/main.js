@@ -52,7 +52,8 @@ function main() {
     ["curves", "Curves", data.rows.length, chartsSection],
     ["table", "Table", data.rows.length, tableSection],
     ["extra", "Comparisons", data.tables.length, extraSection],
-    ["gallery", "Pictures", data.gallery.some((item) => item.codecs.some((entry) => entry.file)), gallerySection],
+    ["gallery", data.sound ? "Sounds" : "Pictures", data.gallery.some((item) => item.codecs.some((entry) => entry.file)),
+      data.sound ? soundsSection : gallerySection],
     ["answers", "Answers", data.answers, answersSection],
     ["settings", "Settings", true, settingsSection],
   ];

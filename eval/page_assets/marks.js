@@ -7,10 +7,14 @@ const SHAPES = {
   bigpatch: (r) => polygon([[-0.4, -1.1], [0.4, -1.1], [0.4, -0.4], [1.1, -0.4], [1.1, 0.4], [0.4, 0.4], [0.4, 1.1],
     [-0.4, 1.1], [-0.4, 0.4], [-1.1, 0.4], [-1.1, -0.4], [-0.4, -0.4]], r),
   resize: (r) => polygon([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]], r),
+  spectrogram: (r) => polygon([[0, -1.2], [1.14, -0.37], [0.71, 0.97], [-0.71, 0.97], [-1.14, -0.37]], r),
   latent: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`,
   reconstruction: (r) => polygon([[0, -1.25], [1.25, 0], [0, 1.25], [-1.25, 0]], r),
   retrained: (r) => polygon([[0, -1.2], [1.15, 0.9], [-1.15, 0.9]], r),
 };
+
+SHAPES.waveform = SHAPES.pixels;
+SHAPES.resample = SHAPES.resize;
 
 function polygon(points, r) {
   return "M" + points.map(([x, y]) => `${(x * r).toFixed(2)},${(y * r).toFixed(2)}`).join("L") + "Z";
@@ -40,7 +44,7 @@ function dash(view, views) {
 }
 
 function makeColours(rows) {
-  const names = [...new Set(rows.filter((row) => row.codec !== "identity").map((row) => row.family))];
+  const names = [...new Set(rows.filter((row) => row.family !== "identity").map((row) => row.family))];
   const colours = { identity: "var(--ink)" };
   names.forEach((name, n) => {
     const base = `var(--c${n % COLOURS})`;

@@ -78,9 +78,9 @@ function tableSection(data, host) {
 }
 
 function tableNote(data) {
-  const kept = "kept: (score \u2212 chance) / (pixels \u2212 chance), chance " + format({ kind: "fixed", digits: 3 }, data.chance) + ".";
+  const kept = `kept: (score \u2212 chance) / (${data.ceiling} \u2212 chance), chance ` + format({ kind: "fixed", digits: 3 }, data.chance) + ".";
   if (!data.control) return kept;
-  return `${kept} against ${data.control}: paired difference on the same test pictures with its 95 % bootstrap interval; ` +
+  return `${kept} against ${data.control}: paired difference on the same test ${data.things} with its 95 % bootstrap interval; ` +
     "\u25b2 and \u25bc stand only where the interval excludes zero. Many comparisons are made at once: of twenty without any difference, one is marked by chance.";
 }
 
