@@ -1,5 +1,6 @@
 """Cells: one view of one codec with one seed. Those without a good result yet are run and kept."""
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from cml.eval import answers
 from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
+from cml.eval.prepared import Prepared
 from cml.eval.progress import Progress
-from cml.eval.protocols import PROTOCOL_VERSION, Prepared, prepare, prepared_items, view_stem
+from cml.eval.protocols import REUSED, original, prepare, prepared_items, protocol_version, view_stem
 from cml.eval.results import Result, Run, cell_key
 from cml.tasks.base import Score, Task
 from rich.console import Console
@@ -30,8 +32,6 @@ from cml.files import write_atomic
 _TIMED_SIGNALS = 16
 # Libraries that a score depends on; a codec names its own in its settings.
 _LIBRARIES = ("torch", "timm", "pillow", "numpy", "scikit-learn")
-REUSED = ("pixels", "bigpatch")
-"""Views of original pixels, whose models `reconstruction` uses again."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def context_of(task: Task, condition: Condition, seed: int, patch: int) -> dict[
     return {
         **task.key,
         "view": condition.view,
-        "protocol_version": PROTOCOL_VERSION,
+        "protocol_version": protocol_version(task),
         "codec": spec.name,
         "codec_id": spec.codec_id,
         "codec_settings": dict(spec.settings),
@@ -120,10 +120,17 @@ def failure(task: Task, condition: Condition, seed: int, patch: int, error: Exce
     )  # fmt: skip
 
 
+def kbps_of(result: Result) -> float | None:
+    """Kilobits a second of sound; None of what has no sampling rate."""
+    rate = result.context.get("sampling_rate")
+    return None if rate is None else result.bpp * rate / 1000
+
+
 def show(result: Result, main_score: str, progress: Progress) -> None:
     """The line of a cell that is done."""
     score = result.metrics.get(main_score)
-    outcome = f"failed: {result.error}" if score is None else f"{main_score} {score:.3f}, {result.bpp:.3f} bpp"
+    rate = f"{kbps:.1f} kbit/s" if (kbps := kbps_of(result)) is not None else f"{result.bpp:.3f} bpp"
+    outcome = f"failed: {result.error}" if score is None else f"{main_score} {score:.3f}, {rate}"
     progress.finished(f"{result.view} {result.codec}", result.seed, outcome)
 
 
@@ -181,11 +188,13 @@ def _run_cell(
     if score.pictures is not None:
         metrics |= answers.measure(score.pictures)
         answers.keep(run, key, score.pictures)
+    if score.sounds is not None:
+        answers.keep(run, key, score.sounds)
     if condition.view == "reconstruction":
         if "predicted" in score.items:
             metrics["agreement"] = _agreement(task, score, seed, patch, run)
         if not task.frozen:
-            metrics["by_pixels_model"] = _score_by_ceiling(task, prepared, seed, patch, run)
+            metrics[f"by_{task.views[0]}_model"] = _score_by_ceiling(task, prepared, seed, patch, run)
     if prepared.originals is not None:
         metrics["on_originals"] = task.score(model, prepared.originals).metrics[task.main_score]
     if condition.view in REUSED and not task.frozen:
@@ -196,7 +205,7 @@ def _run_cell(
 
 def _trained(view: str, task: Task, seed: int, patch: int, run: Run) -> Result:
     """The result of a view of the original pixels, whose model is kept."""
-    condition = Condition(view, create_codec("identity"))
+    condition = Condition(view, create_codec(original(task)))
     result = run.results().get(context_key(task, condition, seed, patch))
     if result is None or result.status != "ok":
         raise CmlError(
@@ -207,15 +216,16 @@ def _trained(view: str, task: Task, seed: int, patch: int, run: Run) -> Result:
 
 def _agreement(task: Task, score: Score, seed: int, patch: int, run: Run) -> float:
     """The share of test items that the same model takes for the same thing without the codec, rightly or not."""
-    original = _trained("pixels" if task.frozen else "bigpatch", task, seed, patch, run)
-    return float((run.items(original.key)["predicted"] == score.items["predicted"]).mean())
+    before = _trained(task.views[0] if task.frozen else "bigpatch", task, seed, patch, run)
+    return float((run.items(before.key)["predicted"] == score.items["predicted"]).mean())
 
 
 def _score_by_ceiling(task: Task, prepared: Prepared, seed: int, patch: int, run: Run) -> float:
-    """The main score of the model of `pixels` on the same inputs."""
-    stem = view_stem("pixels", create_codec("identity"), task, patch)
+    """The main score of the model of the ceiling on the same inputs."""
+    ceiling = task.views[0]
+    stem = view_stem(ceiling, create_codec(original(task)), task, patch)
     model, _ = task.build(stem, seed)
-    model.load_state_dict(load_file(run.model_path(_trained("pixels", task, seed, patch, run).key)))
+    model.load_state_dict(load_file(run.model_path(_trained(ceiling, task, seed, patch, run).key)))
     return task.score(model, prepared.test).metrics[task.main_score]
 
 
@@ -230,7 +240,7 @@ def _result(
     metrics: Mapping[str, float],
     train_ips: float,
 ) -> Result:
-    pixels = task.size[0] * task.size[1]
+    positions = math.prod(task.size) if prepared.positions is None else prepared.positions
     quality = prepared.quality.get("psnr")
     finite = quality[np.isfinite(quality)] if quality is not None else None
     return Result(
@@ -240,7 +250,7 @@ def _result(
         seed=context["seed"],
         status="ok",
         metrics=metrics,
-        bpp=float(np.mean(prepared.bits / pixels)),
+        bpp=float(np.mean(prepared.bits / positions)),
         dimensions=prepared.dimensions,
         tokens=cost.tokens,
         stem_macs=cost.stem_macs,

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cml.codecs.base import Codec
 from cml.codecs.resample import Resize
+from cml.codecs.resample_sound import Resample
 from cml.data.latents import single_threaded
 from cml.models.backbones import StemShape
 
@@ -70,7 +71,7 @@ class CodecSpeed:
     time away but hardly CPU time.
 
     Attributes:
-        encode: millions of samples of one channel (megapixels) a second, signal to container.
+        encode: millions of samples of one channel (megapixels of a picture) a second, signal to container.
         load: signals a second, container to the model's input.
     """
 
@@ -130,6 +131,6 @@ def timed(work: Callable[[], T], seconds: float, most: int | None = None) -> tup
 def _loader(view: str, codec: Codec) -> Callable[[bytes], Tensor]:
     if view == "latent":
         return lambda blob: codec.unpack(blob).to_float()
-    if view == "resize" and isinstance(codec, Resize):
+    if view in ("resize", "resample") and isinstance(codec, (Resize, Resample)):
         return codec.load_small
     return codec.decompress

@@ -7,17 +7,17 @@ from functools import partial
 from statistics import mean
 
 import torch
-from cml.eval.cells import REUSED, Condition, context_key
+from cml.eval.cells import Condition, context_key
 from cml.eval.complexity import timed
 from cml.eval.matrix import Comparison
-from cml.eval.protocols import prepared_items, view_space, view_stem
+from cml.eval.protocols import REUSED, blank_inputs, original, prepared_items, view_stem
 from cml.eval.results import Result, Run
 from cml.tasks.base import Task
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cml.data.latents import ModelInputs, Space
+from cml.codecs.factory import create_codec
 from cml.models.backbones import StemShape
 
 _ITEMS = 16  # that a model is timed with
@@ -134,37 +134,31 @@ class _Clock:
 
         code()  # the first call may compile
         _, one = timed(code, 0.05)
-        stem = view_stem(view, codec, task, self._patch)
         trains = view != "reconstruction" and not task.frozen
-        space = view_space(view, codec, task)
-        cell = self._model(stem, trains, space)
-        if view == "reconstruction" and not task.frozen:  # the model of `pixels` looks, too
-            cell += self._model(view_stem("pixels", codec, task, self._patch), False, space)
+        cell = self._model(condition, trains)
+        if view == "reconstruction" and not task.frozen:  # the model of the ceiling looks, too
+            cell += self._model(Condition(task.views[0], create_codec(original(task))), False)
         items = prepared_items(view, task)
         return items * one / torch.get_num_threads() + max(_SPEED_SECONDS, _SPEED_CALLS * one) + seeds * cell
 
-    def _model(self, stem: StemShape, trains: bool, space: Space) -> float:
+    def _model(self, condition: Condition, trains: bool) -> float:
         """Seconds to train, if it trains, and to score."""
+        stem = view_stem(condition.view, condition.codec, self._task, self._patch)
         if (stem, trains) not in self._models:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # scores of so few samples may be undefined
-                self._models[stem, trains] = _model_seconds(self._task, stem, trains, space)
+                self._models[stem, trains] = _model_seconds(self._task, condition, self._patch, stem, trains)
         return self._models[stem, trains]
 
 
-def _model_seconds(task: Task, stem: StemShape, trains: bool, space: Space) -> float:
-    def inputs(split: str) -> ModelInputs:
-        labels = task.labels(split)[:_ITEMS]
-        values = torch.zeros(1, len(labels), stem.channels, *stem.grid, dtype=torch.uint8)
-        ones = torch.ones(stem.channels)
-        return ModelInputs(values, ones, 0 * ones, labels, space=space)
-
+def _model_seconds(task: Task, condition: Condition, patch: int, stem: StemShape, trains: bool) -> float:
+    inputs = partial(blank_inputs, condition.view, condition.codec, task, patch)
     model, _ = task.build(stem, 0)
-    test = inputs("test")
+    test = inputs("test", _ITEMS)
     score = partial(task.score, model, test)
     score()
     seconds = timed(score, 0.05)[1] * task.count("test") / len(test)
     if trains:
-        spent = task.train(model, inputs("train"), 0, 0, lambda epoch, loss: None)
+        spent = task.train(model, inputs("train", _ITEMS), 0, 0, lambda epoch, loss: None)
         seconds += task.epochs * task.count("train") / spent.rate
     return seconds

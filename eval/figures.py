@@ -12,8 +12,11 @@ from matplotlib.lines import Line2D
 
 from cml.files import write_atomic
 
-MARKERS = {"pixels": "*", "bigpatch": "P", "resize": "s", "latent": "o", "reconstruction": "x", "retrained": "^"}
-LINES: dict[str, Any] = {"latent": "-", "resize": "-", "reconstruction": ":", "retrained": "--"}
+MARKERS = {
+    "pixels": "*", "waveform": "*", "bigpatch": "P", "spectrogram": "D", "resize": "s", "resample": "s", "latent": "o",
+    "reconstruction": "x", "retrained": "^",
+}  # fmt: skip
+LINES: dict[str, Any] = {"latent": "-", "resize": "-", "resample": "-", "reconstruction": ":", "retrained": "--"}
 
 
 def family(codec: str) -> str:
@@ -36,7 +39,10 @@ def colours(codecs: list[str]) -> dict[str, str]:
 
 def rate(table: pd.DataFrame, score: str, path: Path) -> None:
     """Rate against score."""
-    _curves(table, "bpp", "bits per pixel, whole container", score, path)
+    if "kbps" in table:
+        _curves(table, "kbps", "kbit/s, whole container", score, path)
+    else:
+        _curves(table, "bpp", "bits per pixel, whole container", score, path)
 
 
 def dimension(table: pd.DataFrame, score: str, path: Path) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cml.eval.cells import REUSED, Condition, context_key
-from cml.eval.protocols import USUAL_VIEWS, VIEWS, view_stem, views_of
+from cml.eval.cells import Condition, context_key
+from cml.eval.protocols import REUSED, VIEWS, original, view_stem, views_of
 from cml.eval.results import cell_key
 from cml.tasks.base import TASKS, Task
 
@@ -22,7 +22,14 @@ DEFAULT_CODECS = {
     3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 rgb_f8c12:step=0.5 rgb_f8c12:step=1.5 "
     f"{_USUAL} jpeg2000:rate=60 jpeg2000:rate=200",
 }
-"""By the channels of the data; each lossy codec at two operating points."""
+"""By the channels of pictures; each lossy codec at two operating points."""
+SOUND_CODECS = {
+    1: "resample:factor=4 resample:factor=16 mono_f64c64:step=0.1 mono_f64c64:step=0.4 mono_f256c16 "
+    "opus:kbps=6 opus:kbps=16 mp3:kbps=16 mp3:kbps=32",
+    2: "resample:factor=4 resample:factor=16 stereo_f64c128:step=0.1 stereo_f64c128:step=0.4 stereo_f256c32 "
+    "opus:kbps=12 opus:kbps=32 mp3:kbps=32 mp3:kbps=64",
+}
+"""By the channels of sound."""
 
 # The smallest comparison that still shows every view.
 QUICK_EPOCHS = 5
@@ -30,6 +37,8 @@ QUICK_CODECS = {
     1: f"{_SIZES} gray_f8c16:step=0.25 gray_f8c16:step=1 jpeg:quality=5 jpeg:quality=30",
     3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 jpeg:quality=5 jpeg:quality=30",
 }
+_NAMES = {1: "sound", 2: "pictures"}
+"""Of signals, by their axes."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +47,15 @@ class Matrix:
 
     Attributes:
         task: "classification", "segmentation", "colorization", "imagenet", or another name of `cml list`.
-        data: as the task takes it: "elpv", "folder:PATH", "folder-seg:PATH".
+        data: as the task takes it: "elpv", "folder:PATH", "folder-seg:PATH", "esc10:PATH", "slakh:PATH".
         codecs: operating points; None for a list that suits the data's channels.
-        views: of pixels, bigpatch, resize, latent, reconstruction, retrained; None for all but the last.
+        views: of the task's, as pixels, bigpatch, resize, latent, reconstruction, retrained; None for all but the last.
         backbone: "cml:small" or "timm:NAME"; for imagenet "efficientnet-lite0", "timm:NAME" or "hf:NAME"; None for the
             task's own.
         seeds: trainings per condition, seeds 0, 1, ...; three or more give a spread to trust.
         size: side in pixels to which pictures are resized whole; None for the data set's own. Where pictures keep
-            their shape, as in segmentation, the height.
-        patch: pixels a token along each axis, for all views but `pixels`, which has half; None for the task's own.
+            their shape, as in segmentation, the height. Samples of a sound.
+        patch: samples a token along each axis, for all views but the ceiling, which has half; None for the task's own.
         epochs: of each training; None for the task's own.
         quick: small pictures and few epochs, to see the whole in a minute or two.
     """
@@ -76,8 +85,7 @@ class Matrix:
         task: Task = make(self.data, backbone=self.backbone, size=size, epochs=epochs)
         if task.frozen and self.seeds > 1:
             raise CmlError(f"The model of the task {self.task} comes trained, so it has one seed; leave --seeds out.")
-        suited = (QUICK_CODECS if self.quick else DEFAULT_CODECS)[task.channels].split()
-        points = suited if self.codecs is None else list(self.codecs)
+        points = _suited(task, self.quick) if self.codecs is None else list(self.codecs)
         patch = task.patch if self.patch is None else self.patch
         conditions = plan(task, points, self.views, patch)
         request = {
@@ -123,23 +131,48 @@ def default_folder(data: str, quick: bool) -> Path:
 
 def _usual(task: Task) -> list[str]:
     """The views of a comparison that names none."""
-    return [view for view in USUAL_VIEWS if view in task.views]
+    return [view for view in VIEWS if view in task.views and view != "retrained"]
+
+
+def _suited(task: Task, quick: bool) -> list[str]:
+    """The operating points of a comparison that names none."""
+    lists = SOUND_CODECS if len(task.size) == 1 else QUICK_CODECS if quick else DEFAULT_CODECS
+    if task.channels not in lists:
+        raise CmlError(f"Name the codecs (--codecs): there is no usual choice for {task.channels} channels.")
+    return lists[task.channels].split()
+
+
+def _check(codec: Codec, task: Task) -> None:
+    """Whether a codec takes the signals of a task, or a sentence."""
+    spec = codec.spec
+    if spec.ndim != len(task.size):
+        raise CmlError(
+            f"The task {task.name} has {_NAMES[len(task.size)]}, and {spec.name} takes "
+            f"{_NAMES.get(spec.ndim, f'signals of {spec.ndim} axes')}; choose another codec (cml list)."
+        )
+    if task.channels not in spec.channels:
+        ends = map(str, (spec.channels[0], spec.channels[-1]))
+        takes = " to ".join(ends) if len(spec.channels) > 8 else " or ".join(map(str, spec.channels))
+        raise CmlError(
+            f"{spec.name} takes {takes} channels, the data has {task.channels}; choose another codec (cml list)."
+        )
+    told, rate = spec.settings.get("rate"), getattr(task, "rate", None)
+    if rate is not None and told not in (None, rate):
+        raise CmlError(
+            f"The data has {rate} samples a second and {spec.name} is told {told}: add the option rate={rate} to it."
+        )
 
 
 def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: int) -> list[Condition]:
-    """The conditions of a comparison, `pixels` first; every name, option, patch and backbone is checked here."""
+    """The conditions of a comparison, the ceiling first; every name, option, patch and backbone is checked here."""
     for view in views or ():
         if view not in task.views:
             raise CmlError(f"Unknown view {view!r}; views of the task {task.name} are {', '.join(task.views)}.")
     wanted = views or _usual(task)
     codecs: dict[str, Codec] = {}
-    for point in ["identity", *points]:
+    for point in [original(task), *points]:
         codec = create_codec(point)
-        if task.channels not in codec.spec.channels:
-            raise CmlError(
-                f"{codec.spec.name} takes {' or '.join(map(str, codec.spec.channels))} channels, the data has "
-                f"{task.channels}; choose another codec (cml list)."
-            )
+        _check(codec, task)
         codecs.setdefault(codec.spec.name, codec)
     conditions = [
         Condition(view, codec)

@@ -52,7 +52,7 @@ class MixedInputs(ModelInputs):
         shared = {name: getattr(parts[0], name) for name in ModelInputs.__dataclass_fields__}
         return cls(**shared, parts=tuple(parts), generator=torch.Generator().manual_seed(seed))
 
-    def batch(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, int] = (0, 0)) -> Tensor:
+    def batch(self, indices: Tensor, flips: Tensor | None = None, shift: tuple[int, ...] = ()) -> Tensor:
         drawn = torch.randint(len(self.parts), indices.shape, generator=self.generator)
         at_each = [part.batch(indices, flips, shift) for part in self.parts]
         out = at_each[0]

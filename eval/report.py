@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from cml.eval import answers, figures, gallery, tables
+from cml.eval import answers, figures, gallery, report_words, tables
+from cml.eval.cells import kbps_of
 from cml.eval.metrics import retention
-from cml.eval.protocols import USUAL_VIEWS, VIEWS
+from cml.eval.protocols import CEILINGS, USUAL_SOUND_VIEWS, USUAL_VIEWS, VIEWS
 from cml.eval.results import Result, Run
 from cml.eval.statistics import outcome_of, paired_bootstrap
 from cml.tasks.base import Task
@@ -31,7 +32,7 @@ _SECOND = {
     "balanced_accuracy": "balanced", "macro_f1": "F1", "roc_auc": "AUC", "pixel_accuracy": "pixel accuracy",
     "boundary_f1": "boundary F1", "colour_psnr": "colour PSNR", "ssim": "SSIM", "lpips": "LPIPS",
     "colourfulness": "colourfulness", "cer": "CER", "line_accuracy": "lines right", "lines_found": "lines found",
-    "anls": "ANLS", "fields": "fields", "exact_match": "exact",
+    "anls": "ANLS", "fields": "fields", "exact_match": "exact", "si_sdr": "SI-SDR", "sdr": "SDR",
 }  # fmt: skip
 """Metrics beside the main score that a person reads in the table."""
 PICTURES = {
@@ -45,11 +46,11 @@ PICTURES = {
 def summarize(results: Sequence[Result], run: Run, score: str | None = None) -> pd.DataFrame:
     """One row a condition: mean and standard deviation of each metric over seeds, rate, cost, and retention.
 
-    Retention is (score - chance) / (ceiling - chance) of the main metric, with `pixels` as the ceiling. `gain` is the
-    difference in score from `bigpatch`, with its paired bootstrap interval; where items are right or wrong, that is the
-    share that a condition gets right and `bigpatch` does not, less the reverse. `pixels` is in its place where a task
-    has no `bigpatch`. The attribute `failed` of the frame holds the failed cells, `control` the view that `gain` is
-    against.
+    Retention is (score - chance) / (ceiling - chance) of the main metric, with `pixels` or `waveform` as the ceiling.
+    `gain` is the difference in score from `bigpatch`, with its paired bootstrap interval; where items are right or
+    wrong, that is the share that a condition gets right and `bigpatch` does not, less the reverse. The ceiling is in
+    its place where a task has no `bigpatch`. Of sound there is `kbps`, kilobits a second. The attribute `failed` of the
+    frame holds the failed cells, `control` the view that `gain` is against.
 
     Args:
         results: cells, good and failed.
@@ -62,7 +63,7 @@ def summarize(results: Sequence[Result], run: Run, score: str | None = None) -> 
     for result in good:
         groups.setdefault((result.view, result.codec), []).append(result)
     outcomes = {name: np.stack([outcome_of(run.items(m.key)) for m in members]) for name, members in groups.items()}
-    against = next((view for view in ("bigpatch", "pixels") if any(view == v for v, _ in groups)), None)
+    against = next((view for view in ("bigpatch", *CEILINGS) if any(view == v for v, _ in groups)), None)
     control = next((outcome for (view, _), outcome in outcomes.items() if view == against), None)
     rows = []
     for (view, codec), members in groups.items():
@@ -73,6 +74,9 @@ def summarize(results: Sequence[Result], run: Run, score: str | None = None) -> 
         for name in _SINGLE:
             values = pd.Series([getattr(member, name) for member in members], dtype=float)
             row[name] = values.mean()
+        kbps = [kbps_of(member) for member in members]
+        if None not in kbps:
+            row["kbps"] = float(np.mean([value for value in kbps if value is not None]))
         row |= {f"codec_{name}": value for name, value in members[0].codec_cost.items()}
         if control is not None:
             gain = paired_bootstrap(outcomes[view, codec], control)
@@ -82,7 +86,7 @@ def summarize(results: Sequence[Result], run: Run, score: str | None = None) -> 
     table.attrs["failed"] = [result for result in results if result.status != "ok"]
     table.attrs["control"] = against
     if rows:
-        ceiling = table.loc[table["view"] == "pixels", score]
+        ceiling = table.loc[table["view"].isin(CEILINGS), score]
         top = float(ceiling.iloc[0]) if len(ceiling) else float("nan")
         table["retention"] = [
             retention(value, top, chance) for value, chance in zip(table[score], table["chance"], strict=True)
@@ -109,7 +113,7 @@ def columns(table: pd.DataFrame, score: str) -> pd.DataFrame:
         pairs = zip(table[name], table[f"{name}_sd"], strict=True)
         return [f"{mean:.3f}" + ("" if pd.isna(sd) else f" ±{sd:.3f}") for mean, sd in pairs]
 
-    out = {"view": table["view"], "codec": table["codec"], "bpp": [f"{v:.3f}" for v in table["bpp"]]}
+    out = {"view": table["view"], "codec": table["codec"], **_rate(table)}
     out |= {"values": [f"{v:.0f}" for v in table["dimensions"]], "tokens": [f"{v:.0f}" for v in table["tokens"]]}
     out |= {score: spread(score), "kept": [f"{v:.0%}" if pd.notna(v) else "" for v in table["retention"]]}
     if "gain" in table:
@@ -119,14 +123,28 @@ def columns(table: pd.DataFrame, score: str) -> pd.DataFrame:
     for name, label in _SECOND.items():
         if name in table and name != score:
             out[label] = spread(name)
-    if "by_pixels_model" in table:
-        out["by pixels' model"] = ["" if pd.isna(v) else f"{v:.3f}" for v in table["by_pixels_model"]]
+    for ceiling in CEILINGS:
+        if f"by_{ceiling}_model" in table:
+            scores = table[f"by_{ceiling}_model"]
+            out[report_words.by_model(ceiling)] = ["" if pd.isna(v) else f"{v:.3f}" for v in scores]
     out["PSNR"] = ["" if pd.isna(v) else f"{v:.1f}" for v in table["psnr"]]
     out["stem MMAC"] = [f"{v / 1e6:.2f}" for v in table["stem_macs"]]
     out["body MMAC"] = [f"{v / 1e6:.1f}" for v in table["backbone_macs"]]
-    for name, label in (("encode_mps", "encode MP/s"), ("load_ips", "load /s"), ("train_ips", "train /s")):
+    for name, label in (("encode_mps", f"encode {_pace(table)}"), ("load_ips", "load /s"), ("train_ips", "train /s")):
         out[label] = [f"{v:.3g}" if v < 1000 else f"{v:.0f}" for v in table[name]]
     return pd.DataFrame(out)
+
+
+def _rate(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns of the rate: bits a sample, and kilobits a second where there are any."""
+    if "kbps" not in table:
+        return {"bpp": [f"{v:.3f}" for v in table["bpp"]]}
+    return {"kbit/s": [f"{v:.1f}" for v in table["kbps"]], "bits a sample": [f"{v:.3f}" for v in table["bpp"]]}
+
+
+def _pace(table: pd.DataFrame) -> str:
+    """Millions of pixels, or of samples, a second."""
+    return "MS/s" if "kbps" in table else "MP/s"
 
 
 def print_table(table: pd.DataFrame, console: Console) -> None:
@@ -136,8 +154,9 @@ def print_table(table: pd.DataFrame, console: Console) -> None:
         return
     shown = columns(table, _score_column(table))
     if console.width < 150:
-        shown = shown.loc[:, ["view", "codec", "bpp", "values", _score_column(table), "kept", "encode MP/s"]]
-        shown.columns = [*shown.columns[:-1], "MP/s"]
+        rate, pace = next(iter(_rate(table))), _pace(table)
+        shown = shown.loc[:, ["view", "codec", rate, "values", _score_column(table), "kept", f"encode {pace}"]]
+        shown.columns = [*shown.columns[:-1], pace]
     view = Table(
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -165,7 +184,8 @@ def _caption(table: pd.DataFrame) -> str:
     if not np.any(table["train_ips"]):
         spread = "The model comes trained: no seeds"
     chance = f"{table['chance'].iloc[0]:.3f}"
-    return f"bpp: whole container. kept: (score - chance) / (pixels - chance), chance {chance}. {spread}."
+    rate, ceiling = ("kbit/s", "waveform") if "kbps" in table else ("bpp", "pixels")
+    return f"{rate}: whole container. kept: (score - chance) / ({ceiling} - chance), chance {chance}. {spread}."
 
 
 def write(
@@ -229,7 +249,7 @@ def command(request: Mapping[str, Any]) -> str:
     for name in options:
         parts += [f"--{name}", str(request[name])]
     parts += ["--codecs", " ".join(request["codecs"])]
-    if tuple(request["views"]) != USUAL_VIEWS:
+    if tuple(request["views"]) not in (USUAL_VIEWS, USUAL_SOUND_VIEWS):
         parts += ["--views", " ".join(request["views"])]
     return shlex.join(parts)
 
@@ -253,21 +273,15 @@ def markdown(
         "",
         _markdown_table(columns(table, score)),
         "",
-        "Views: `pixels` is the ceiling, at four times the tokens; all others have equal tokens. `reconstruction` "
-        "decodes and uses the model of `bigpatch`, trained on originals; the column *by pixels' model* is how the "
-        "model of `pixels` does on the same pictures. *Against bigpatch*: paired difference on the same test pictures, "
-        "with a 95 % bootstrap interval over pictures.",
+        report_words.views(task),
         "",
-        f"Pictures: {task.description}, {_pictures(task)} before any codec; bpp is of that picture. `identity` is "
-        "charged raw samples, `resize` lossless WebP. Values: numbers a sample that the model reads. Encode and load: "
-        "processor time of one thread, picture to container, container to the model's input. Train: samples a second, "
-        "all threads, from memory.",
+        report_words.data(task),
         "",
     ]
     for name, title in PICTURES.items():
         if not (folder / name).exists():
             continue
-        lines += [f"![{title.format(score=score)}]({name})", ""]
+        lines += [f"![{report_words.caption(title.format(score=score), task)}]({name})", ""]
     lines += tables.markdown(folder)
     failed = table.attrs.get("failed", [])
     if failed:
@@ -281,13 +295,6 @@ def markdown(
     for name, settings in seen.items():
         lines += ["| " + " | ".join((name, *costs[name], f"`{json.dumps(dict(settings))}`")) + " |"]
     return "\n".join(lines) + "\n"
-
-
-def _pictures(task: Task) -> str:
-    size = f"{task.size[0]}x{task.size[1]}"
-    if task.frozen:
-        return f"{task.count('test')} to test, each brought to {size} as the model wants it"
-    return f"{task.count('train')} to train and {task.count('test')} to test, each resized whole to {size}"
 
 
 def _markdown_table(frame: pd.DataFrame) -> str:

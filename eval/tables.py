@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from cml.eval.curves import bd_rate
+from cml.eval.protocols import REUSED
 from cml.eval.rd import curve_of
 from cml.eval.results import Result, Run
 from cml.eval.statistics import (
@@ -31,10 +32,10 @@ from cml.hub import bundled_names
 
 FOLDER = "tables"
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Bits a pixel at which curves are compared."""
-ANCHOR = ("reconstruction", "jpeg")
+"""Bits a pixel, or a sample of sound, at which curves are compared."""
+ANCHORS = (("reconstruction", "jpeg"), ("reconstruction", "opus"))
 """View and codec that curves are compared with, where a run has it."""
-SINGLE_RATE = ("pixels", "bigpatch")  # views of the originals
+SINGLE_RATE = (*REUSED, "spectrogram")  # views of the originals
 PER_COMPARISON = (
     "*: the 95 % paired bootstrap interval over the test items excludes zero. Intervals are per comparison: of twenty "
     "codecs that are equal, one gets a star by chance."
@@ -76,7 +77,7 @@ class RunCurve:
 
 
 def curves_of(run: Run, results: Sequence[Result]) -> list[RunCurve]:
-    """The curves of a run, from the items of its good cells; `pixels` and `bigpatch` are single points and not here."""
+    """The curves of a run, from the items of its good cells; views of the originals are single points and not here."""
     cells: dict[tuple[str, str], dict[str, list[Result]]] = {}
     for result in results:
         if result.status == "ok" and result.view not in SINGLE_RATE:
@@ -100,8 +101,8 @@ def _curve_name(codec: str) -> str:
 
 
 def anchor_of(curves: Sequence[RunCurve]) -> RunCurve | None:
-    """JPEG, decoded; the first curve where there is none."""
-    return next((c for c in curves if (c.view, c.codec) == ANCHOR), curves[0] if curves else None)
+    """JPEG, or Opus, decoded; the first curve where there is none."""
+    return next((c for c in curves if (c.view, c.codec) in ANCHORS), curves[0] if curves else None)
 
 
 def rate_matched(curves: Sequence[RunCurve], anchor: RunCurve) -> NamedTable:
@@ -237,7 +238,8 @@ def write(run: Run, table: pd.DataFrame, results: Sequence[Result], score: str) 
     if anchor is not None:
         made += [rate_matched(curves, anchor), bjontegaard(curves, anchor), bjontegaard_pairs(curves)]
         made += [bundled_against_others(curves)]
-    for one in made:
+    kbps = float(table["kbps"].iloc[0] / table["bpp"].iloc[0]) if "kbps" in table else None
+    for one in made if kbps is None else [_of_sound(one, kbps) for one in made]:
         path = run.folder / FOLDER / f"{one.name}.csv"
         numbers = one.frame.drop(columns=["view", "codec", "curve", "why_not"], errors="ignore")
         if (numbers.notna() & (numbers != "")).to_numpy().any():  # else every comparison was refused
@@ -245,6 +247,15 @@ def write(run: Run, table: pd.DataFrame, results: Sequence[Result], score: str) 
             write_atomic(path, head + one.frame.to_csv(index=False, float_format="%.6g"))
         else:
             path.unlink(missing_ok=True)
+
+
+def _of_sound(table: NamedTable, kbps: float) -> NamedTable:
+    """A table with kilobits a second where it has bits a sample, and the words that suit."""
+    title, *notes = (text.replace("picture", "sound") for text in (table.title, *table.notes))
+    frame = table.frame
+    if "bpp" in frame:
+        frame = frame.assign(bpp=frame["bpp"] * kbps).rename(columns={"bpp": "kbps"})
+    return NamedTable(table.name, title, tuple(notes), frame)
 
 
 def markdown(folder: Path) -> list[str]:

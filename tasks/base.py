@@ -22,6 +22,8 @@ TASKS = Registry(
         "imagenet": "cml.tasks.imagenet:ImageNet",
         "receipts": "cml.tasks.receipts:Receipts",
         "segmentation": "cml.tasks.segmentation:Segmentation",
+        "separation": "cml.tasks.separation:Separation",
+        "sound": "cml.tasks.sound:SoundClassification",
     },
 )
 
@@ -43,6 +45,25 @@ class Pictures:
 
 
 @dataclass(frozen=True)
+class Sounds:
+    """What a model answers, where that is several sounds at once: the stems of a mixture.
+
+    Attributes:
+        truth, answer: float (N, S, C, T) in about [-1, 1], of all test items or of those in `indices`; the sum of the
+            true ones is what the model was given.
+        indices: of the test items, in the same order.
+        names: of the S sounds.
+        rate: samples a second.
+    """
+
+    truth: Tensor
+    answer: Tensor
+    indices: Sequence[int]
+    names: tuple[str, ...]
+    rate: int
+
+
+@dataclass(frozen=True)
 class Score:
     """How a model did on the test split.
 
@@ -52,11 +73,13 @@ class Score:
             `confusion` (N, K, K) of integers, where the main score is the mean intersection over union of its sum;
             `outcome` (N,), of which the main score is the mean; `correct` (N,), the same for right and wrong.
         pictures: some answers to look at.
+        sounds: some answers to listen to.
     """
 
     metrics: Mapping[str, float]
     items: Mapping[str, np.ndarray] = field(default_factory=dict)
     pictures: Pictures | None = None
+    sounds: Sounds | None = None
 
 
 class Task(Protocol):
@@ -66,25 +89,28 @@ class Task(Protocol):
     version: int
     """Raised whenever a change could change a number; results of different versions are never mixed."""
     main_score: str
-    size: tuple[int, int]
-    """(height, width) to which whole pictures are resized before the codec."""
     channels: int
     flips: tuple[str, ...]
     """Label-preserving flips, of `cml.data.latents.FLIPS`."""
     epochs: int
     """Of one training."""
     patch: int
-    """Pixels a token along each axis, for all views but `pixels`, where a comparison names none."""
+    """Samples a token along each axis, for all views but the ceiling, where a comparison names none."""
     frozen: bool
     """Whether its model comes trained: one seed, no training split, and one model for every view."""
     quick_size: int | None
     """`size` of the smallest comparison that still shows something; None for its own."""
     views: tuple[str, ...]
-    """Those that it has, of `cml.eval.protocols`."""
+    """Those that it has, of `cml.eval.protocols`; the first is the ceiling."""
     backbone: str
     """Name of the model."""
     description: str
     """Of the data, for the report."""
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """(height, width) to which whole pictures are resized before the codec; (samples,) of a sound."""
+        ...
 
     @property
     def key(self) -> Mapping[str, Any]:
@@ -105,7 +131,7 @@ class Task(Protocol):
         ...
 
     def signal(self, split: str, index: int) -> Tensor:
-        """One original, uint8 (C, *size)."""
+        """One original: a picture, uint8 (C, *size), or a sound, float32 (C, samples) in [-1, 1]."""
         ...
 
     def labels(self, split: str) -> Tensor:
@@ -113,7 +139,7 @@ class Task(Protocol):
         ...
 
     def normalization(self) -> tuple[Tensor, Tensor]:
-        """(scale, offset), (C,) each: an 8-bit sample x of a picture becomes the model's input x * scale + offset."""
+        """(scale, offset), (C,) each: a sample x, of 8 bits in pictures and 16 in sound, becomes x * scale + offset."""
         ...
 
     def build(self, stem: StemShape, seed: int) -> tuple[nn.Module, str]:

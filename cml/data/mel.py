@@ -32,7 +32,8 @@ def log_mel(x: Tensor, rate: int, hop: int, bands: int) -> Tensor:
     window = torch.hann_window(2 * hop)
     flat = F.pad(x.reshape(-1, x.shape[-1]).float(), (before, after))
     spectrum = torch.stft(flat, bins, hop, 2 * hop, window, center=False, return_complex=True)
-    energies = _filters(bins, rate, bands).T @ (2 * spectrum.abs() / window.sum()).square()
+    # A sine of amplitude 1 has an energy of 1 in its bin; a longer transform than the window shows it in more bins.
+    energies = _filters(bins, rate, bands).T @ ((2 * spectrum.abs() / window.sum()).square() * (2 * hop / bins))
     return energies.clamp(min=LEAST).log().view(*x.shape[:-1], bands, columns)
 
 

@@ -65,16 +65,25 @@ def _from_folder(folder: Path, hf: Any) -> Any:
 
     files = sorted(folder.glob("*.yaml"))
     if len(files) != 1:
-        raise CmlError(
-            f"{folder} is no folder of a Demucs model: it holds one .yaml, and the .safetensors that it names."
-        )
+        raise CmlError(f"{folder} holds no Demucs model: that is one .yaml, and the .safetensors that it names.")
+    from safetensors import SafetensorError
+
     try:
         bag = yaml.safe_load(read_bytes(files[0]))
         paths = [folder / f"{signature}.safetensors" for signature in bag["models"]]
         for path in paths:
             _check_class(path)
         return BagOfModels([hf.load_safetensors_model(path) for path in paths], bag.get("weights"), bag.get("segment"))
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, OSError, RuntimeError) as error:
+    except (
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise CmlError(f"{files[0]} does not describe a Demucs model: {str(error).splitlines()[0]}.") from error
 
 
@@ -150,16 +159,14 @@ def share(sources: Sequence[str], stems: Sequence[str]) -> tuple[dict[str, list[
     ours: dict[str, list[int]] = {}
     for number, stem in enumerate(stems):
         words = [stem] if stem in sources else stem.split("_")
-        known = all(word in sources for word in words)
-        name = stem if known else REST
-        theirs[name] = [sources.index(word) for word in words] if known else [sources.index(REST)] * (REST in sources)
+        name = stem if all(word in sources for word in words) else REST
+        theirs[name] = [place for word in (words if name != REST else [REST]) for place in _places(sources, word)]
         ours.setdefault(name, []).append(number)
-    if REST in ours and not theirs[REST]:
-        raise CmlError(
-            f"The model tells {', '.join(sources)} apart, and nothing else; the data has {', '.join(stems)}."
-        )
-    if len(ours) < 2:
-        raise CmlError(
-            f"The model tells {', '.join(sources)} apart, and the data has {', '.join(stems)}: no two of them."
-        )
+    if len(ours) < 2 or not all(theirs.values()):
+        has, tells = ", ".join(stems), ", ".join(sources)
+        raise CmlError(f"The model tells apart {tells}, and the data has {has}: those do not go together.")
     return theirs, ours
+
+
+def _places(sources: Sequence[str], name: str) -> list[int]:
+    return [number for number, source in enumerate(sources) if source == name]

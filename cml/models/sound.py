@@ -44,25 +44,33 @@ class FilterBank(nn.Module):
 
 def _filters(channels: int, patch: int, pairs: int) -> Tensor:
     """(2 pairs, channels, patch), each of norm 1."""
-    each = -(-pairs // channels)
-    share = torch.arange(each) / each
-    if each > _FEW:
-        cycles = 0.5 * (1 / patch) ** (1 - share)  # a position
-    else:
-        cycles = 0.5 * (share + 0.5 / each)
-    filters = torch.zeros(2 * pairs, channels, patch)
+    octaves = pairs > _FEW * channels
+    filters, made = torch.zeros(2 * pairs, channels, patch), 0
     time = torch.arange(patch) + 0.5
-    for pair in range(pairs):
-        number, channel = divmod(pair, channels)
-        length = min(patch, max(4.0, _PERIODS / float(cycles[number])))
-        centre = length / 2 + (patch - length) * float(torch.rand(()))
-        window = torch.where(
-            (time - centre).abs() < length / 2, torch.cos(math.pi * (time - centre) / length) ** 2, 0.0
-        )
-        phase = 2 * math.pi * cycles[number] * (time - centre)
-        for part, wave in enumerate((phase.cos(), phase.sin())):
-            filters[2 * pair + part, channel] = F.normalize(wave * window, dim=0)
+    for channel, count in enumerate(_shares(channels, patch, pairs, octaves)):
+        for number in range(count):
+            if octaves:
+                cycles = 0.5 * (1 / patch) ** (1 - number / count)  # a position
+                length = _PERIODS / cycles
+            else:
+                cycles, length = 0.5 * (number + 0.5) / count, 4.0 * count
+            length = min(patch, max(4.0, length))
+            centre = length / 2 + (patch - length) * float(torch.rand(()))
+            window = torch.cos(math.pi * ((time - centre) / length).clamp(-0.5, 0.5)) ** 2
+            phase = 2 * math.pi * cycles * (time - centre)
+            filters[made, channel] = F.normalize(phase.cos() * window, dim=0)
+            filters[made + 1, channel] = F.normalize(phase.sin() * window, dim=0)
+            made += 2
     return filters
+
+
+def _shares(channels: int, patch: int, pairs: int, octaves: bool) -> list[int]:
+    """Pairs of each channel: alike of waveforms; of latents more of the first, which hold the low sounds."""
+    shares = [0] * channels
+    for _ in range(pairs):
+        few = [c for c in range(channels) if octaves or shares[c] < patch] or range(channels)
+        shares[max(few, key=lambda c: (1 if octaves else 1 / (c + 2)) / (shares[c] + 1))] += 1
+    return shares
 
 
 class SoundBlock(nn.Module):
@@ -119,16 +127,17 @@ class SoundNet(nn.Module):
 class SeparatorNet(nn.Module):
     """The default separator.
 
-        mixture (c, n) --patch convolution--> features (256, tokens) --log energy, dilated blocks of 64--> S masks
+        mixture (c, n) --patch convolution--> features (K, tokens) --log energy, dilated blocks of 64--> S masks
         masks * features --patch transposed convolution--> stems (S c, n)
 
     Any length will do. Between its two ends it is the same for every view; these are larger where a patch has more
-    values, as of waveforms.
+    values, as of waveforms. They begin as each other's inverse, and all masks at one half, so that the first answer is
+    the mixture.
 
     Args:
         stem: what it reads.
         stems: S.
-        features: of a patch; as many as a patch of the default has samples, so that waveforms pass.
+        features: K, of a patch; as many as it has samples, so that waveforms pass.
         width: of the blocks.
         dilations: of the blocks, one each.
     """
@@ -149,6 +158,10 @@ class SeparatorNet(nn.Module):
         self.body = nn.Sequential(*[SoundBlock(width, dilation) for dilation in dilations])
         self.masks = nn.Conv1d(width, stems * features, 1)
         self.head = nn.ConvTranspose1d(features, stem.channels, stem.patch, stem.patch, bias=False)
+        nn.init.orthogonal_(self.stem.weight)
+        nn.init.zeros_(self.masks.weight)
+        with torch.no_grad():
+            self.head.weight.copy_(self.stem.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         length = x.shape[2]
@@ -157,8 +170,3 @@ class SeparatorNet(nn.Module):
         masks = self.masks(self.body(self.mix(self.norm(energies)))).unflatten(1, (self.stems, -1)).sigmoid()
         sound = self.head((masks * features[:, None]).flatten(0, 1))
         return sound.unflatten(0, (-1, self.stems)).flatten(1, 2)[..., :length]
-
-
-def build_separator(stem: StemShape, stems: int) -> tuple[nn.Module, str]:
-    """The separator for what a stem reads, and the path of its stem."""
-    return SeparatorNet(stem, stems), "stem"
