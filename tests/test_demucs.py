@@ -1,5 +1,8 @@
 """Separators that come trained, through the task `separation`."""
 
+# Codecs and tables by what they are, not by their type.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+
 import json
 import sys
 import types

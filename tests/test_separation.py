@@ -1,7 +1,7 @@
 """Mixtures taken apart: representations that add up, models, and `compare` end to end."""
 
 # Codecs and tables by what they are, not by their type.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportPossiblyUnbound=false
 
 import math
 
@@ -15,9 +15,10 @@ from cml.eval.protocols import prepare
 from cml.eval.results import Run
 from cml.tasks.separation import Separation
 from cml.tasks.sound_measures import si_sdr
-from stem_pieces import RATE, STEMS, slakh
+from stem_pieces import RATE, STEMS, slakh, stem
 
 import cml
+from cml.codecs.fit import fit_codec
 from cml.data.sound import write_sound
 from cml.errors import CmlError, DataError
 from cml.models.backbones import StemShape

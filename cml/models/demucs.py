@@ -47,7 +47,7 @@ def load_demucs(name: str) -> Demucs:
         CmlError: the package or the weights are missing.
     """
     try:
-        from demucs import hf  # pyright: ignore[reportMissingImports]
+        from demucs import hf  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     except ImportError as error:
         raise CmlError("Trained separators need the package demucs: pip install 'demucs>=4.1'.") from error
     folder = Path(name).expanduser()
