@@ -293,7 +293,7 @@ def test_the_benchmark_measures_every_operation():
     errors, times = (table[columns].to_numpy() for columns in (["error", "symbols_error"], ["ms", "decoded_ms"]))
     assert (errors[:, 1] > errors[:, 0] - 1e-6).all() and (times >= 0).all() and (times[:, 1] > 0).all()
     flip = table.loc["flip, horizontal"]
-    assert 0 < flip["error"] < flip["decoded_error"] and 50 < flip["same"] < 100
+    assert 0 < flip["error"] < 1.1 * flip["decoded_error"] and 50 < flip["same"] < 100
     assert "| mixup | 0.00 |" in markdown(table.reset_index(), pictures, "command")
     with pytest.raises(CmlError, match="no pictures"):
         augment_table([], ["rgb_f8c12"])

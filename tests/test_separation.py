@@ -1,7 +1,7 @@
 """Mixtures taken apart: representations that add up, models, and `compare` end to end."""
 
 # Codecs and tables by what they are, not by their type.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false, reportPossiblyUnbound=false
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
 
 import math
 
@@ -71,6 +71,7 @@ def test_latents_of_mixtures_are_sums(data, codec):
     prepared = prepare("latent", made, task, PATCH)
     inputs = prepared.train
     assert inputs is not None and inputs.sounds is not None
+    mixed = torch.empty(0)
     for index in range(2):
         stems = inputs.batch(torch.tensor([index])).unflatten(1, (2, -1))
         mixed = inputs.sounds.stored(stems.sum(1))[0]
