@@ -287,13 +287,13 @@ def test_what_does_not_fit_is_refused_with_a_sentence():
 
 def test_the_benchmark_measures_every_operation():
     pictures = [photo((64, 64), 3, seed) for seed in range(2)]
-    table = augment_table(pictures, ["rgb_f8c12:step=0.1"], repeats=1).set_index("operation")
+    table = augment_table(pictures, ["rgb_f8c48:step=0.1"], repeats=1).set_index("operation")
     assert list(table.index) == [operation.name for operation in OPERATIONS]
     assert table.loc["mixup", "error"] == pytest.approx(0, abs=1e-5)
     errors, times = (table[columns].to_numpy() for columns in (["error", "symbols_error"], ["ms", "decoded_ms"]))
     assert (errors[:, 1] > errors[:, 0] - 1e-6).all() and (times >= 0).all() and (times[:, 1] > 0).all()
     flip = table.loc["flip, horizontal"]
-    assert 0 < flip["error"] < 1.1 * flip["decoded_error"] and 50 < flip["same"] < 100
+    assert 0 < flip["error"] < flip["decoded_error"] and 50 < flip["same"] < 100
     assert "| mixup | 0.00 |" in markdown(table.reset_index(), pictures, "command")
     with pytest.raises(CmlError, match="no pictures"):
         augment_table([], ["rgb_f8c12"])

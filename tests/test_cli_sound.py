@@ -15,7 +15,7 @@ from cml.train.material import read_signals
 from cml.train.recipes import CodecRecipe, dump_recipe, load_recipe
 
 
-@pytest.mark.parametrize(("channels", "name"), [(1, "mono_f64c64"), (2, "stereo_f64c128"), (4, "foa_f64c64")])
+@pytest.mark.parametrize(("channels", "name"), [(1, "mono_f64c64"), (2, "stereo_f64c128"), (4, "foa_f32c48")])
 @pytest.mark.parametrize(("bits", "suffix", "rate"), [(16, ".wav", 44100), (24, ".flac", 96000), (32, ".wav", 8000)])
 def test_sound_goes_and_comes_back_as_it_was(tmp_path, channels, name, bits, suffix, rate):
     x = sound(channels)

@@ -64,7 +64,8 @@ def test_a_signal_survives(codec):
         x_hat = codec.decompress(codec.compress(x))
         if codec.spec.lossless:
             assert torch.equal(to_uint8(x_hat), x)
-        assert (x_hat - (x.float() / 127.5 - 1)).square().mean() < 0.02
+        exact = codec.spec.lossless and codec.spec.ndim == 2  # FLAC keeps 16 bits, among which 8-bit samples do not lie
+        assert (x_hat - (x.float() / 127.5 - 1)).square().mean() < (1e-12 if exact else 0.02)
 
 
 def test_list_in_list_out(codec):
@@ -394,5 +395,4 @@ def test_the_encoders_of_bundled_codecs_are_cheap():
         encoder = sum(p.numel() for p in codec.encoder.parameters() if p.dim() > 1) / patch
         # Lifting: four steps of one multiplication for each pair, and two gains; every level and axis, every sample.
         transform = config.channels * config.levels * config.ndim * (4 + 2) / 2
-        # A position of a picture has up to three samples, 100 each; one of B-format four.
-        assert encoder + transform <= max(300, 100 * config.channels), name
+        assert encoder + transform <= 300, name

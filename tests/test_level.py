@@ -80,7 +80,7 @@ def test_a_container_without_its_level_is_refused():
         codec.unpack(stripped.pack())
 
 
-@pytest.mark.parametrize("name", ["mono_f64c64", "stereo_f256c32", "foa_f64c64"])
+@pytest.mark.parametrize("name", ["mono_f64c64", "stereo_f256c32", "foa_f32c48"])
 @pytest.mark.parametrize("length", [1, 63, 64, 1000, 20_001])
 @pytest.mark.parametrize("chunk", [1, 100, 4096, 50_000])
 def test_a_stream_has_the_symbols_of_the_whole(name, length, chunk):

@@ -29,7 +29,7 @@ def encode(
     """Encode a picture or a sound, or every one of a folder, to a file each.
 
     Without --codec, colour goes to rgb_f8c48, grey to gray_f8c16, and sound to mono_f64c64, stereo_f64c128 or, four
-    channels of B-format, foa_f64c64. --bpp, --kbps and --max-bytes search each signal's own operating point: the
+    channels of B-format, foa_f32c48. --bpp, --kbps and --max-bytes search each signal's own operating point: the
     option that steers the rate (`step`, `quality`, `rate`, `factor`) is found, others are kept.
     """
     from cml.cli.sound_files import encode_sound, find_files, is_sound

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from cml.errors import CmlError, DataError
 
-CODECS = {1: "mono_f64c64", 2: "stereo_f64c128", 4: "foa_f64c64"}
+CODECS = {1: "mono_f64c64", 2: "stereo_f64c128", 4: "foa_f32c48"}
 """By channels, where no codec is named."""
 
 
