@@ -65,9 +65,8 @@ def points_of(names: Sequence[str], sampling_rate: int | None = None) -> list[Po
         steer = steering(name)
         values = ladder(base, name) if steer and steer.option not in options else ()
         made = [create_codec(base, **options, **{steer.option: value}) for value in values] if steer else []
-        for codec in made or [create_codec(name)]:
-            if sampling_rate is not None:
-                codec = create_codec(for_sampling_rate(codec.spec.name, sampling_rate))  # noqa: PLW2901
+        for point in made or [create_codec(name)]:
+            codec = point if sampling_rate is None else create_codec(for_sampling_rate(point.spec.name, sampling_rate))
             points.setdefault(codec.spec.name, Point(curve_of(name), codec))
     order = list(dict.fromkeys(point.curve for point in points.values()))
     return sorted(points.values(), key=lambda point: order.index(point.curve))
