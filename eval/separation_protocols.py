@@ -143,7 +143,7 @@ def _linear(codec: Codec) -> WaveletCodec:
 @torch.no_grad()
 def _bias(codec: WaveletCodec) -> Tensor:
     """(c, 1), the latents of silence."""
-    return codec.analysis(torch.zeros(1, codec.config.channels, 2**codec.config.levels))[0, : codec.channels]
+    return codec.analysis(torch.zeros(1, codec.config.channels, codec.config.cell[0]))[0, : codec.channels]
 
 
 def _unit(codec: WaveletCodec) -> float:

@@ -55,6 +55,7 @@ def random_codec(ndim: int, channels: int, levels: int, latents: int, step: floa
 RANDOM = {
     "1d": dict(ndim=1, channels=2, levels=6, latents=16, step=0.1, rdo=1.0),
     "3d": dict(ndim=3, channels=1, levels=2, latents=20, step=0.1, rdo=1.0, sent=7),
+    "levels of their own": dict(ndim=3, channels=1, levels=(1, 2, 2), latents=9, step=0.1, rdo=1.0),
     "one level": dict(ndim=2, channels=2, levels=1, latents=5, step=0.1, sent=3),
     "no level": dict(ndim=2, channels=3, levels=0, latents=2, step=0.1),
     "walloc": dict(ndim=2, channels=3, levels=3, latents=12, step=0.3, quantizer="gaussian", boundary="periodic"),

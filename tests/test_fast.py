@@ -20,9 +20,11 @@ from cml.codecs.neural import WaveletCodec
 from cml.errors import CodecError
 
 
-def linear_codec(ndim: int, channels: int, levels: int, latents: int, seed: int = 0, **options: Any) -> WaveletCodec:
+def linear_codec(
+    ndim: int, channels: int, levels: int | tuple[int, ...], latents: int, seed: int = 0, **options: Any
+) -> WaveletCodec:
     """A codec of random orthonormal rows; its decoder is their transpose."""
-    packets = channels * 2 ** (ndim * levels)
+    packets = channels * 2 ** (ndim * levels if isinstance(levels, int) else sum(levels))
     given: dict[str, Any] = {"step": 0.1, "rdo": 1.0} | options
     config = WaveletConfig(ndim, channels, levels, latents, (0.0,) * latents, (1.0,) * latents, **given)
     codec = WaveletCodec(config, "random")
@@ -62,6 +64,9 @@ CASES = [
     (2, 1, 3, 16, (40, 1200)), (2, 4, 3, 9, (333, 64)), (2, 3, 3, 48, (1, 3000)), (2, 1, 6, 30, (70, 300)),
     *((1, channels, levels, 16, (n,)) for channels, levels in ((1, 8), (2, 5), (4, 10)) for n in (1, 99, 50_001)),
     *((3, channels, levels, 4, size) for channels, levels in ((1, 3), (2, 2), (3, 1))
+      for size in ((1, 1, 1), (5, 9, 17), (20, 41, 70))),
+    *((2, 3, levels, 7, size) for levels in ((0, 3), (3, 1)) for size in ((1, 1), (91, 77))),
+    *((3, channels, levels, 4, size) for channels, levels in ((1, (1, 3, 3)), (2, (3, 1, 1)), (1, (0, 2, 1)), (1, (2, 1, 3)))
       for size in ((1, 1, 1), (5, 9, 17), (20, 41, 70))),
 ]  # fmt: skip
 

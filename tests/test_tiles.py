@@ -17,7 +17,7 @@ SIZES = {1: [(403,), (64,), (9,)], 2: [(83, 37), (64, 8), (131, 5)], 3: [(45, 9,
 
 def random_codec(ndim, decoder, levels=2, **options):
     torch.manual_seed(0)
-    c = min(5, 2 ** (ndim * levels + 1))
+    c = min(5, 2 ** ((ndim * levels if isinstance(levels, int) else sum(levels)) + 1))
     config = WaveletConfig(ndim, 2, levels, c, (0.0,) * c, (1.0,) * c, 0.5, decoder=decoder, **options)
     codec = WaveletCodec(config, "trial")
     with torch.no_grad():
@@ -29,7 +29,7 @@ def random_codec(ndim, decoder, levels=2, **options):
 def stripes_and_whole(codec, size, channels=None, step=0.3):
     c = codec.config.latent_channels
     channels = channels or c
-    symbols = torch.randint(-9, 10, (channels, *grid_shape(size, 2**codec.config.levels)), dtype=torch.int8)
+    symbols = torch.randint(-9, 10, (channels, *grid_shape(size, codec.config.cell)), dtype=torch.int8)
     z = torch.zeros(1, c, *symbols.shape[1:])
     z[0, :channels] = symbols * step
     with torch.no_grad():
@@ -50,6 +50,18 @@ def test_stripes_are_the_whole(monkeypatch, decoder, levels, ndim, size, rows):
     joined = torch.cat(stripes, 1)
     assert joined.shape == whole.shape
     assert (joined - whole).abs().max() < 1e-5 * whole.abs().max()
+
+
+@pytest.mark.parametrize("decoder", ["linear", "light"])
+@pytest.mark.parametrize("levels", [(1, 3, 2), (0, 1, 1), (2, 0, 1)])
+def test_stripes_where_axes_have_levels_of_their_own(monkeypatch, decoder, levels):
+    codec = random_codec(3, decoder, levels, decoder_width=6, decoder_depth=2)
+    for size in SIZES[3]:
+        grid = grid_shape(size, codec.config.cell)
+        monkeypatch.setattr(tiles, "_FLOATS", 2 * codec.config.packet_channels * math.prod(grid[1:]))
+        stripes, whole = stripes_and_whole(codec, size)
+        assert len(stripes) > 1
+        assert (torch.cat(stripes, 1) - whole).abs().max() < 1e-5 * whole.abs().max()
 
 
 def test_companding_and_unsent_channels(monkeypatch):

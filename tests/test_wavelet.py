@@ -25,6 +25,31 @@ def test_reconstruction_is_perfect_for_every_size(boundary):
         assert torch.allclose(synthesis(packets, levels, size, boundary), x, atol=1e-12), (size, levels)
 
 
+@pytest.mark.parametrize("boundary", ["symmetric", "periodic"])
+@pytest.mark.parametrize("levels", [(2, 3, 3), (0, 1, 2), (3, 0, 1), (1, 0, 0)])
+def test_axes_have_levels_of_their_own(boundary, levels):
+    """Perfect reconstruction at every size; an axis that is split alone is the one-dimensional transform along it."""
+    generator = torch.Generator().manual_seed(0)
+    cell = [2**level for level in levels]
+    for size in itertools.product((1, 3, 8), (2, 9), (1, 4, 7)):
+        x = torch.randn(1, 2, *size, dtype=torch.float64, generator=generator)
+        packets = analysis(x, levels, boundary)
+        grid = [-(-n // m) for n, m in zip(size, cell, strict=True)]
+        assert packets.shape == (1, 2 * 2 ** sum(levels), *grid)
+        assert torch.allclose(synthesis(packets, levels, size, boundary), x, atol=1e-12), size
+    x = torch.randn(1, 1, 16, 6, 4, dtype=torch.float64, generator=generator)
+    alone = analysis(x[0, 0].permute(1, 2, 0).reshape(24, 1, 16), 3)
+    assert torch.allclose(analysis(x, (3, 0, 0))[0].flatten(2).permute(2, 0, 1), alone)
+
+
+def test_levels_that_do_not_fit_the_axes():
+    x = torch.zeros(1, 1, 8, 8)
+    with pytest.raises(CodecError, match="one for each of 2 axes"):
+        analysis(x, (1, 2, 3))
+    with pytest.raises(CodecError, match="0 or more"):
+        analysis(x, (1, -2))
+
+
 def test_one_level_is_the_cdf97_filter_bank():
     """Against PyWavelets' bior4.4, away from any border question: circular, long enough."""
     x = np.random.default_rng(0).normal(size=64)

@@ -31,7 +31,7 @@ class WaveletConfig:
     Attributes:
         ndim: D, spatial axes (1, 2, 3).
         channels: C, channels of the signal.
-        levels: J, wavelet packet levels; the patch is F = 2^J.
+        levels: J, wavelet packet levels; the patch is F = 2^J. One number, or one an axis, (2, 3, 3).
         latent_channels: c.
         latent_mean, latent_std: per-channel statistics of the latents over the training data.
         step: the default quantization step.
@@ -51,7 +51,7 @@ class WaveletConfig:
 
     ndim: int
     channels: int
-    levels: int
+    levels: int | tuple[int, ...]
     latent_channels: int
     latent_mean: tuple[float, ...]
     latent_std: tuple[float, ...]
@@ -70,10 +70,21 @@ class WaveletConfig:
     provenance: Mapping[str, Any] | None = None
 
     def __post_init__(self):
-        for key in ("ndim", "channels", "levels", "latent_channels", "encoder_depth", "bits", *_DECODER_SIZES):
+        for key in ("ndim", "channels", "latent_channels", "encoder_depth", "bits", *_DECODER_SIZES):
             if type(getattr(self, key)) is not int or getattr(self, key) < 0:
                 raise CodecError(f"A wavelet codec's {key} is a whole number of 0 or more, not {getattr(self, key)!r}.")
-        if not (0 <= self.levels <= 16 and self.ndim in (1, 2, 3) and self.channels >= 1):
+        each = (self.levels,) * max(self.ndim, 1) if type(self.levels) is int else self.levels
+        if (
+            not isinstance(each, (tuple, list))
+            or any(type(n) is not int for n in each)
+            or len(each) != max(self.ndim, 1)
+        ):
+            raise CodecError(
+                f"A wavelet codec's levels are one whole number, or one for each axis, not {self.levels!r}."
+            )
+        # Equal levels are one number: one config, one fingerprint.
+        object.__setattr__(self, "levels", each[0] if len(set(each)) == 1 else tuple(each))
+        if not (0 <= min(each) and max(each) <= 16 and self.ndim in (1, 2, 3) and self.channels >= 1):
             raise CodecError(
                 f"A wavelet codec has 0 to 16 levels, 1 to 3 dimensions and 1 or more channels, not {self.levels}, "
                 f"{self.ndim} and {self.channels}."
@@ -107,9 +118,19 @@ class WaveletConfig:
             raise CodecError(f"The companding range is 2 to 16 bits, not {self.bits}.")
 
     @property
+    def axis_levels(self) -> tuple[int, ...]:
+        """Wavelet packet levels of each axis."""
+        return (self.levels,) * self.ndim if isinstance(self.levels, int) else self.levels
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """Samples of each axis behind one position of the latents."""
+        return tuple(2**levels for levels in self.axis_levels)
+
+    @property
     def packet_channels(self) -> int:
         """C * 2^(D*J), channels after the wavelet packet transform."""
-        return self.channels * 2 ** (self.ndim * self.levels)
+        return self.channels * math.prod(self.cell)
 
     @property
     def architecture(self) -> dict[str, Any]:
@@ -152,7 +173,7 @@ def make_decoder(config: WaveletConfig) -> nn.Module:
     if config.decoder == "oobleck":
         from cml.codecs.oobleck import OobleckDecoder
 
-        return OobleckDecoder(ndim, c, packets, width, config.levels, config.boundary)
+        return OobleckDecoder(ndim, c, packets, width, config.axis_levels[0], config.boundary)
     from cml.codecs.residual import ResidualDecoder
 
     return ResidualDecoder(ndim, c, packets, width)

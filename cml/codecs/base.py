@@ -33,9 +33,10 @@ class CodecSpec:
         ndim: D, spatial axes of a signal.
         channels: the channel counts C that the codec takes.
         latent_channels: c, or None for a codec that has no latents.
-        patch: F, samples per axis and latent position; None without latents.
+        patch: F, samples per axis and latent position, of the last axis where they differ; None without latents.
         lossless: True when `decompress(compress(x))` equals an 8-bit x.
         codec_id: the fingerprint that the container carries: which configuration and weights decode it.
+        axis_patches: of each axis, where they differ, (4, 8, 8); empty where all are `patch`.
         settings: every option in force and the version of the library behind it, kept with each result.
     """
 
@@ -47,13 +48,19 @@ class CodecSpec:
     lossless: bool = False
     codec_id: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    axis_patches: tuple[int, ...] = ()
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """Samples of each axis behind one position of the latents; of one sample without latents."""
+        return self.axis_patches or (self.patch or 1,) * self.ndim
 
     @property
     def dimension_reduction(self) -> float | None:
         """DR = C * F^D / c, samples of the signal per latent value; None without latents."""
         if self.latent_channels is None or self.patch is None:
             return None
-        return self.channels[0] * self.patch**self.ndim / self.latent_channels
+        return self.channels[0] * math.prod(self.cell) / self.latent_channels
 
 
 @dataclass(frozen=True, eq=False)

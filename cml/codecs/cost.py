@@ -9,6 +9,7 @@ that belongs to no multiplication is one `addition`. Left out are borders, what 
 products of a network its biases, activations and normalizations.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -162,7 +163,7 @@ def decoder_macs(config: WaveletConfig, positions: int = NOMINAL_POSITIONS) -> i
     stages = 2 * width**2 + _UNITS * 8 * width**2 + 2 * width * c + _UNITS * 8 * c**2
     ends = 7 * (c * width + c * packets) + _TAPS * config.channels * packets
     # Its filter works on the waveform, between another inverse transform and another transform.
-    return stages + ends + 2 * packets * _STEPS * config.levels // 2
+    return stages + ends + 2 * packets * _STEPS * config.axis_levels[0] // 2
 
 
 def _factorized(inputs: int, outputs: int) -> int:
@@ -173,7 +174,7 @@ def _factorized(inputs: int, outputs: int) -> int:
 
 def _cell(config: WaveletConfig) -> int:
     """Positions of the signal behind one of the latents."""
-    return 2 ** (config.ndim * config.levels)
+    return math.prod(config.cell)
 
 
 def _latents(config: WaveletConfig) -> float:
@@ -186,7 +187,7 @@ def _transform(name: str, config: WaveletConfig, moved: float, scaled: bool) -> 
 
     The gains of all levels are one multiplication a sample, or none where a matrix behind them takes them in.
     """
-    splits = config.channels * config.levels * config.ndim
+    splits = config.channels * sum(config.axis_levels)
     steps = splits * _STEPS / 2
     return StageCost(name, steps + (config.channels if scaled and splits else 0), steps, 0, moved)
 

@@ -78,12 +78,12 @@ def export_onnx(codec: Codec, path: str | Path, uint8: bool = False) -> list[Exp
 
 def _test_signal(codec: WaveletCodec) -> Tensor:
     """uint8 (1, C, *S): waves with some noise, of a size that is no multiple of the patch and gives many symbols."""
-    config, patch = codec.config, 2**codec.config.levels
-    most = (_SAMPLES_TO_CHECK / config.channels) ** (1 / config.ndim) / patch
+    config, cell = codec.config, codec.config.cell
+    most = (_SAMPLES_TO_CHECK / config.channels / math.prod(cell)) ** (1 / config.ndim)
     wanted = (_SYMBOLS_TO_CHECK / codec.channels) ** (1 / config.ndim)
-    side = max(2, patch * math.ceil(min(most, wanted))) - 1
-    x = torch.randn(1, config.channels, *[side] * config.ndim, generator=torch.Generator().manual_seed(0)) / 10
-    for axis in range(config.ndim):
+    sides = [max(2, patch * math.ceil(min(most, wanted))) - 1 for patch in cell]
+    x = torch.randn(1, config.channels, *sides, generator=torch.Generator().manual_seed(0)) / 10
+    for axis, side in enumerate(sides):
         wave = torch.linspace(0, 40 + 10 * axis, side).sin() / config.ndim
         x += wave.view(-1, *[1] * (config.ndim - 1 - axis))
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

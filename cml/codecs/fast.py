@@ -177,7 +177,7 @@ def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int, line
     Returns:
         float32 (c, *grid), of the grid those lines.
     """
-    grid = grid_shape(x.shape[1:], 2**config.levels)
+    grid = grid_shape(x.shape[1:], config.cell)
     if config.ndim == 3:
         return _analyse_volume(x, config, product, c, grid, lines)
     flat, levels = x if config.ndim == 2 else x[:, None], _levels(config)
@@ -199,13 +199,16 @@ def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int, line
 
 def _levels(config: WaveletConfig) -> tuple[int, int]:
     """Of the rows' axis, which sound has not, and of the columns'."""
-    return config.levels if config.ndim == 2 else 0, config.levels
+    levels = config.axis_levels
+    return levels[0] if config.ndim == 2 else 0, levels[-1]
 
 
-def _volume_tiles(wanted: tuple[int, int], grid: tuple[int, ...], levels: int) -> list[tuple[_Span, _Span, _Span]]:
+def _volume_tiles(
+    wanted: tuple[int, int], grid: tuple[int, ...], cell: tuple[int, ...]
+) -> list[tuple[_Span, _Span, _Span]]:
     """Tiles that take all rows of a volume or as many as their memory allows, and all slices or one part a thread."""
     across = _columns(grid[2], _VOLUME_COLUMNS, kernel.DELAY)
-    line = (kernel.RING << 3 * levels) * across[0].pitch
+    line = kernel.RING * math.prod(cell) * across[0].pitch
     core = max(_VOLUME_FLOATS // line, 1 + 2 * kernel.DELAY)
     down = _columns(grid[1], core, kernel.DELAY)
     parts = -(-torch.get_num_threads() // (len(across) * len(down)))
@@ -216,26 +219,28 @@ def _volume_tiles(wanted: tuple[int, int], grid: tuple[int, ...], levels: int) -
 def _analyse_volume(
     x: np.ndarray, config: WaveletConfig, product: Product, c: int, grid: tuple[int, ...], wanted: tuple[int, int]
 ) -> np.ndarray:
-    phases = 2**config.levels
+    deep_phases, down_phases, across_phases = config.cell
     out = np.empty((c, wanted[1] - wanted[0], *grid[1:]), np.float32)
     slices, height, width = x.shape[1:]
     flat = x.reshape(-1, height, width)
 
     def work(deep: _Span, down: _Span, across: _Span) -> None:
         sheets, lines = deep.stop - deep.start, down.stop - down.start
-        ring = _scratch.floats("ring", phases * kernel.RING * phases * across.pitch + kernel.GUARD)
-        store = _scratch.floats("slices", kernel.RING * phases * lines * phases**2 * across.pitch)
+        ring = _scratch.floats("ring", across_phases * kernel.RING * down_phases * across.pitch + kernel.GUARD)
+        sheet = lines * down_phases * across_phases * across.pitch
+        store = _scratch.floats("slices", kernel.RING * deep_phases * sheet)
         latents = _scratch.floats("latents", product.bias.size * sheets * lines * across.wide)
         volume.analyse_volume(
-            flat, _room(x, config.levels), ring, store,
+            flat, _room(x, config.axis_levels[2]), ring, store,
             (0, height, down.begin, down.end, down.start, lines, across.begin, across.size),
-            (slices, deep.begin, deep.end, deep.start, sheets), config.levels, product.weights, product.bias, latents,
+            (slices, deep.begin, deep.end, deep.start, sheets), config.axis_levels,
+            product.weights, product.bias, latents,
         )  # fmt: skip
         tile = latents.reshape(-1, sheets, lines, across.wide)[:c, ..., across.inner]
         depth = slice(deep.start - wanted[0], deep.stop - wanted[0])
         out[:, depth, down.start : down.stop, across.start : across.stop] = tile
 
-    _each(work, _volume_tiles(wanted, grid, config.levels))
+    _each(work, _volume_tiles(wanted, grid, config.cell))
     return out
 
 
@@ -278,14 +283,15 @@ def synthesise(
 
 
 def _synthesise_volume(symbols: np.ndarray, config: WaveletConfig, product: Product, out: np.ndarray) -> None:
-    phases = 2**config.levels
+    deep_phases, down_phases, across_phases = config.cell
     c, *grid = symbols.shape
     slices, height, width = out.shape[1:]
     flat = out.reshape(-1, height, width)
 
     def work(deep: _Span, down: _Span, across: _Span) -> None:
-        ring = _scratch.floats("ring", phases * kernel.RING * phases * across.pitch + kernel.GUARD)
-        store = _scratch.floats("slices", (kernel.RING * phases * down.size * phases**2 + kernel.BLOCK) * across.pitch)
+        ring = _scratch.floats("ring", across_phases * kernel.RING * down_phases * across.pitch + kernel.GUARD)
+        packets = deep_phases * down.size * down_phases * across_phases
+        store = _scratch.floats("slices", (kernel.RING * packets + kernel.BLOCK) * across.pitch)
         latents = _scratch.floats("latents", c * across.wide)
         place = (
             0, down.begin, down.end, down.start, down.stop - down.start, across.begin, across.size,
@@ -293,8 +299,8 @@ def _synthesise_volume(symbols: np.ndarray, config: WaveletConfig, product: Prod
         )  # fmt: skip
         depth = (slices, deep.begin, deep.end, deep.start, deep.stop - deep.start)
         volume.synthesise_volume(
-            flat, latents, symbols.reshape(c, -1, grid[2]), ring, store, place, depth, config.levels,
+            flat, latents, symbols.reshape(c, -1, grid[2]), ring, store, place, depth, config.axis_levels,
             product.weights, product.bias,
         )  # fmt: skip
 
-    _each(work, _volume_tiles((0, grid[0]), tuple(grid), config.levels))
+    _each(work, _volume_tiles((0, grid[0]), tuple(grid), config.cell))

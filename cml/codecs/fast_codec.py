@@ -59,14 +59,14 @@ class Fast:
             keep of them. Sound and periodic signals come in one piece.
         """
         config = self.config
-        c, phases = config.latent_channels, 2**config.levels
+        c = config.latent_channels
         samples = np.ascontiguousarray(x.numpy())
-        cells = grid_shape(samples.shape[1:], phases)
+        cells = grid_shape(samples.shape[1:], config.cell)
         product = self._analysis(c, samples.dtype, 1.0)
         if config.boundary == "periodic":
             # What is past one end is what is before the other, as far as filters reach.
-            ends = [(0, n * phases - m) for n, m in zip(cells, samples.shape[1:], strict=True)]
-            reach = [(DELAY * phases,) * 2] * config.ndim
+            ends = [(0, n * f - m) for n, f, m in zip(cells, config.cell, samples.shape[1:], strict=True)]
+            reach = [(DELAY * f,) * 2 for f in config.cell]
             samples = np.pad(np.pad(samples, [(0, 0), *ends], "edge"), [(0, 0), *reach], "wrap")
         lines = cells[0] if config.boundary == "symmetric" else cells[0] + 2 * DELAY
         if config.ndim == 1 or config.boundary == "periodic":
@@ -89,20 +89,20 @@ class Fast:
             whole = np.ascontiguousarray(samples)[:, None]
             return self._quantize(iter([(whole, 0, (0, 1))]), whole.shape, step, channels, rdo)[:, 0]
         if samples.flags.c_contiguous:
-            lines = math.ceil(samples.shape[1] / 2**self.config.levels)
+            lines = math.ceil(samples.shape[1] / self.config.cell[0])
             return self._quantize(iter([(samples, 0, (0, lines))]), samples.shape, step, channels, rdo)
         return self.symbols_of_rows(lambda a, b: samples[:, a:b], samples.shape, step, channels, rdo)
 
     def symbols_of_rows(self, rows: Rows, shape: tuple[int, ...], step: float, channels: int, rdo: float) -> Tensor:
         """The same of a picture (C, H, W) that is read row by row, once, from the first to the last."""
-        return self._quantize(_windows(rows, shape[1], 2**self.config.levels), shape, step, channels, rdo)
+        return self._quantize(_windows(rows, shape[1], self.config.cell[0]), shape, step, channels, rdo)
 
     def _quantize(
         self, windows: Iterator["_Window"], shape: tuple[int, ...], step: float, channels: int, rdo: float
     ) -> Tensor:
         config, height = self.config, shape[1]
-        down = 2**config.levels if config.ndim == 2 else 1
-        out = np.empty((channels, math.ceil(height / down), math.ceil(shape[2] / 2**config.levels)), np.int8)
+        down = config.cell[0] if config.ndim == 2 else 1
+        out = np.empty((channels, math.ceil(height / down), math.ceil(shape[2] / config.cell[-1])), np.int8)
         for samples, first, lines in windows:
             product = self._analysis(channels, samples.dtype, step)
             peak = fast.encode(samples, config, product, out, rdo, (first, height), lines)
@@ -123,7 +123,7 @@ class Fast:
 
     def sample_rows(self, symbols: Tensor, step: float, size: tuple[int, ...]) -> Iterator[Tensor]:
         """The same of a picture in stripes (C, rows, W), from the first to the last."""
-        codes, phases = np.ascontiguousarray(symbols.numpy()), 2**self.config.levels
+        codes, phases = np.ascontiguousarray(symbols.numpy()), self.config.cell[0]
         product = self._synthesis(len(codes), step)
         for low in range(0, codes.shape[1], _STRIPE):
             high = min(low + _STRIPE, codes.shape[1])

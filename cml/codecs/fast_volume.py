@@ -20,17 +20,17 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
 
     Args:
         x, room, where: as for `analyse`, x being (C * slices, rows, W); ring: of one channel.
-        slices: float32 room for RING * F times the packets of a slice, (lines, F, F, pitch).
+        slices: float32 room for RING * F of slices times the packets of a slice, (lines, F, F, pitch).
         depth: slices of the volume; first and last cell of slices to stream; first cell of slices of `out`, how many.
-        levels: of all axes.
+        levels: of the axes of slices, rows and columns.
         weights: (blocks, C * F * F * F, BLOCK), in the order channel, slice, column, row; bias: (blocks, BLOCK).
         out: float32 room for (blocks * BLOCK, cells of slices, cells of rows, cells to a multiple of WIDTH).
     """
     first, height, begin, end, top, lines, left, cells = where
     number, start, stop, front, sheets = depth
-    phases = 1 << levels
+    phases, down, flat = 1 << levels[0], 1 << levels[1], 1 << levels[1] + levels[2]
     pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
-    packets = phases * phases * pitch  # of one line of cells of one slice
+    packets = flat * pitch  # of one line of cells of one slice
     sheet = lines * packets
     for channel in range(x.shape[0] // number):
         for deep in range(start, front + sheets + DELAY):
@@ -39,17 +39,17 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
                 target = ((deep - start) % RING * phases + k) * sheet
                 for cell in range(begin, top + lines + DELAY):
                     place = (first, height, begin, end, cell, left, cells, pitch)
-                    take(x, room, ring, z, 0, place, (levels, levels))
+                    take(x, room, ring, z, 0, place, (levels[1], levels[2]))
                     done = cell - DELAY
                     if done >= top:
-                        base = GUARD + (done - begin) % RING * phases * pitch
+                        base = GUARD + (done - begin) % RING * down * pitch
                         line = target + (done - top) * packets
-                        for row in range(phases * phases):
-                            source = base + (row // phases * RING * phases + row % phases) * pitch
+                        for row in range(flat):
+                            source = base + (row // down * RING * down + row % down) * pitch
                             slices[line + row * pitch : line + (row + 1) * pitch - GUARD] = ring[
                                 source : source + pitch - GUARD
                             ]
-            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 1, sheet, 0)
+            stream(slices, 0, sheet, phases, levels[0], deep - start, stop - start, sheet, 1, sheet, 0)
             done = deep - DELAY
             if done >= front:
                 used = weights.shape[1] // (x.shape[0] // number)
@@ -59,7 +59,7 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
                         at = ((block * BLOCK * sheets + done - front) * lines + line) * wide
                         for i in range(0, wide, WIDTH):
                             project(
-                                out, at + i, sheets * lines * wide, slices, base + i, pitch, phases * phases, sheet,
+                                out, at + i, sheets * lines * wide, slices, base + i, pitch, flat, sheet,
                                 weights[block, channel * used : (channel + 1) * used], bias[block], channel == 0,
                             )  # fmt: skip
 
@@ -74,14 +74,14 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
         symbols: (c, cells of slices * cells of rows, cells), all of the volume.
         slices: as for `analyse_volume`, with the lines that are streamed, and BLOCK rows more.
         depth: slices of the volume; first and last cell of slices to stream; first cell of slices to write, how many.
-        levels: of all axes.
+        levels: of the axes of slices, rows and columns.
         weights: (C, F of slices, blocks, c, BLOCK), blocks over column, row; bias: (C, F of slices, blocks, BLOCK).
     """
     first, begin, end, top, lines, left, cells, inner, outer = where
     number, start, stop, front, sheets = depth
-    phases = 1 << levels
+    phases, down, flat = 1 << levels[0], 1 << levels[1], 1 << levels[1] + levels[2]
     pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
-    packets = phases * phases * pitch
+    packets = flat * pitch
     sheet = (end - begin) * packets
     height = symbols.shape[1] // (-(-number // phases))
     for channel in range(x.shape[0] // number):
@@ -95,7 +95,7 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
                             slices, line + block * BLOCK * pitch, pitch, latents, 0, wide, symbols.shape[0], wide,
                             weights[channel, k, block], bias[channel, k, block],
                         )  # fmt: skip
-            stream(slices, 0, sheet, phases, levels, deep - start, stop - start, sheet, 1, sheet, 1)
+            stream(slices, 0, sheet, phases, levels[0], deep - start, stop - start, sheet, 1, sheet, 1)
             done = deep - DELAY
             for k in range(phases if done >= front else 0):
                 z = done * phases + k
@@ -104,10 +104,10 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
                 source = ((done - start) % RING * phases + k) * sheet
                 for cell in range(begin, top + lines + DELAY):
                     if cell < end:
-                        base = GUARD + (cell - begin) % RING * phases * pitch
-                        for row in range(phases * phases):
-                            target = base + (row // phases * RING * phases + row % phases) * pitch
+                        base = GUARD + (cell - begin) % RING * down * pitch
+                        for row in range(flat):
+                            target = base + (row // down * RING * down + row % down) * pitch
                             line = source + (cell - begin) * packets + row * pitch
                             ring[target : target + pitch - GUARD] = slices[line : line + pitch - GUARD]
                     place = (first, begin, end, cell, cell - DELAY, top, left, cells, pitch, inner, outer)
-                    give(x, ring, channel * number + z, 0, place, (levels, levels))
+                    give(x, ring, channel * number + z, 0, place, (levels[1], levels[2]))

@@ -26,13 +26,13 @@ class Product:
 
 def _phases(config: WaveletConfig) -> tuple[np.ndarray, np.ndarray]:
     """For each phase (F of each axis, in the order of the axes): its packet, and the gain that its packet lacks."""
-    places = np.indices((2**config.levels,) * config.ndim)
+    places = np.indices(config.cell)
     packet, gain = np.zeros(places.shape[1:], int), np.ones(places.shape[1:])
-    for level in range(config.levels):
-        packet *= 2**config.ndim
-        for axis, place in enumerate(places):
-            high = place >> level & 1
-            packet += high << axis
+    for level, axes in enumerate(wavelet.rounds(config.levels, config.ndim)):
+        packet *= 2 ** len(axes)
+        for band, axis in enumerate(axes):
+            high = places[axis] >> level & 1
+            packet += high << band
             gain *= np.where(high, -1 / wavelet.GAIN, wavelet.GAIN)
     return packet, gain
 
@@ -68,7 +68,7 @@ def analysis_product(
     """
     scale, offset = _UNITS[kind]
     weight, bias = weight[:channels].astype(np.float64) / unit, bias[:channels].astype(np.float64) / unit
-    ones = torch.ones((1, config.channels, *[2**config.levels] * config.ndim), dtype=torch.float64)
+    ones = torch.ones((1, config.channels, *config.cell), dtype=torch.float64)
     constant = wavelet.analysis(ones, config.levels).flatten().numpy()
     rows = _by_phase(weight, config, inverse=False).reshape(channels, -1)
     return Product(_blocks(scale * rows), _blocks((bias + offset * weight @ constant)[:, None])[:, 0])
@@ -89,8 +89,8 @@ def synthesis_product(
     if config.ndim == 1:
         both = both.reshape(1, -1, channels + 1)
     elif config.ndim == 2:
-        both = np.moveaxis(both, 2, 0).reshape(2**config.levels, -1, channels + 1)
+        both = np.moveaxis(both, 2, 0).reshape(config.cell[0], -1, channels + 1)
     else:
-        both = both.reshape(config.channels, 2**config.levels, -1, channels + 1)
+        both = both.reshape(config.channels, config.cell[0], -1, channels + 1)
     blocks = _blocks(both)
     return Product(np.ascontiguousarray(blocks[..., :-1, :]), np.ascontiguousarray(blocks[..., -1, :]))

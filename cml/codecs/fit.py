@@ -26,7 +26,7 @@ def fit_codec(
     name: str,
     ndim: int,
     channels: int,
-    levels: int,
+    levels: int | tuple[int, ...],
     latent_channels: int,
     step: float = 0.5,
     boundary: str = "symmetric",
@@ -38,7 +38,7 @@ def fit_codec(
     Args:
         signals: (C, *S), uint8, uint16 or float in [-1, 1], of any sizes.
         name: what to call it.
-        ndim, channels, levels, latent_channels: D, C, J and c.
+        ndim, channels, levels, latent_channels: D, C, J (or one an axis) and c.
         step: default quantization step.
         boundary: of the wavelet transform.
         level: `absolute`, or `peak` for a codec that brings each signal to a peak of 1 around its means.

@@ -95,8 +95,9 @@ class WaveletCodec(nn.Module, Codec):
         from cml.codecs.fast_codec import Fast  # with numba, which takes as long to import as all else
 
         config, linear = self.config, self.linear_decoder
-        encoder = self.encoder if isinstance(self.encoder, LinearEncoder) and config.levels else None
-        plain = config.quantizer == "uniform" and config.boundary == "symmetric" and config.levels
+        splits = max(config.axis_levels) > 0
+        encoder = self.encoder if isinstance(self.encoder, LinearEncoder) and splits else None
+        plain = config.quantizer == "uniform" and config.boundary == "symmetric" and splits
         return Fast(config, encoder, linear if plain else None)
 
     @property
@@ -129,8 +130,9 @@ class WaveletCodec(nn.Module, Codec):
             ndim=config.ndim,
             channels=(config.channels,),
             latent_channels=self.channels,
-            patch=2**config.levels,
+            patch=config.cell[-1],
             codec_id=codec_id,
+            axis_patches=config.cell if len(set(config.cell)) > 1 else (),
             settings={"step": self.step, **chosen, "boundary": config.boundary},
         )
 
@@ -267,7 +269,7 @@ class WaveletCodec(nn.Module, Codec):
         if latent.symbols.dtype not in (torch.int8, torch.int16):
             raise CodecError(f"Symbols are int8 or int16, not {latent.symbols.dtype}; decode what `encode` made.")
         channels, *grid = latent.symbols.shape
-        if tuple(grid) != grid_shape(size, 2**self.config.levels) or not 1 <= channels <= self.config.latent_channels:
+        if tuple(grid) != grid_shape(size, self.config.cell) or not 1 <= channels <= self.config.latent_channels:
             raise CodecError(
                 f"Symbols of shape {tuple(latent.symbols.shape)} are not those of a signal {latent.original_shape} of "
                 f"{self.spec.name}; decode latents as `encode` or `unpack` made them."
@@ -320,7 +322,7 @@ class WaveletCodec(nn.Module, Codec):
             raise BitstreamError(f"The container holds {container.channels} channels; {self._name} makes no such.")
         if bool(container.level) != (self.config.level == "peak"):
             raise BitstreamError(f"The container does not tell the level of its signal as those of {self._name} do.")
-        shape = (container.channels, *grid_shape(container.shape[1:], 2**self.config.levels))
+        shape = (container.channels, *grid_shape(container.shape[1:], self.config.cell))
         dtype = np.dtype(np.int16 if container.wide else np.int8)
         symbols = backend_by_number(container.backend).decode(container.payload, shape, dtype)
         return self._latent(torch.from_numpy(symbols), container.shape, container.parameter, container.level)

@@ -91,7 +91,7 @@ class _Graph:
             "codec_id": spec.codec_id,
             "step": float(np.float32(codec.step)),
             "channels": codec.channels,
-            "patch": spec.patch,
+            "patch": "x".join(map(str, spec.axis_patches)) or spec.patch,
             "cml_version": cml.__version__,
         }
         helper.set_model_props(model, {key: str(value) for key, value in facts.items()})
@@ -147,14 +147,17 @@ def decoder_model(codec: WaveletCodec) -> Any:
 def _analysis(graph: _Graph, x: str, codec: WaveletCodec) -> str:
     """Wavelet packets: a level is one strided convolution an axis, whose outputs come in the order of the bands."""
     config = codec.config
-    channels, patch = config.channels, 2**config.levels
+    channels = config.channels
     sizes = graph.sizes(x, config.ndim)
-    whole = [graph("Mul", graph("Div", graph("Add", size, patch - 1), patch), patch) for size in sizes]
-    for _ in range(config.levels):
-        for axis in reversed(range(config.ndim)):
+    whole = [
+        graph("Mul", graph("Div", graph("Add", size, patch - 1), patch), patch)
+        for size, patch in zip(sizes, config.cell, strict=True)
+    ]
+    for axes in wavelet.rounds(config.levels, config.ndim):
+        for axis in reversed(axes):
             x = _filter(graph, x, channels, axis, (sizes[axis], whole[axis]), codec, inverse=False)
             channels *= 2
-        sizes = whole = [graph("Div", n, 2) for n in whole]
+        sizes = whole = [graph("Div", n, 2) if axis in axes else n for axis, n in enumerate(whole)]
     return x
 
 
@@ -163,8 +166,8 @@ def _synthesis(graph: _Graph, x: str, codec: WaveletCodec) -> str:
     config = codec.config
     channels = config.packet_channels
     sizes = graph.sizes(x, config.ndim)
-    for _ in range(config.levels):
-        for axis in range(config.ndim):
+    for axes in reversed(wavelet.rounds(config.levels, config.ndim)):
+        for axis in axes:
             channels //= 2
             x = _interleave(graph, x, channels, axis, sizes)
             whole = graph("Mul", sizes[axis], 2)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cml import hub
+from cml.codecs import wavelet
 from cml.codecs.architecture import WaveletConfig
 from cml.codecs.neural import WaveletCodec
 from cml.codecs.quantize import GaussianCdf
@@ -272,7 +273,7 @@ def _livecodec_order(config: WaveletConfig) -> Tensor:
     order = torch.arange(config.channels)
     if config.ndim < 3:
         return torch.arange(config.packet_channels)
-    for _ in range(config.levels):
+    for _ in wavelet.rounds(config.levels, config.ndim):
         n = len(order)
         bands = (order[:, None] * 8 + torch.arange(8)).flatten()
         order = torch.cat((bands[:n, None], bands[n:].view(n, 7)), 1).flatten()

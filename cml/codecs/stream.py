@@ -39,7 +39,7 @@ class StreamEncoder:
             )
         self.codec = codec
         self.level = () if codec.config.level == "absolute" else (codec.peak or 1.0, *[0.0] * codec.config.channels)
-        self._patch = 2**codec.config.levels
+        self._patch = codec.config.cell[0]
         self._kept = torch.empty(codec.config.channels, 0)
         self._first = 0  # the cell that the kept samples begin with
         self._done = 0  # cells given

@@ -59,7 +59,8 @@ def synthesis_stripes(codec: "WaveletCodec", symbols: Tensor, size: tuple[int, .
     if decoder is None or symbols.shape[1] <= rows:
         yield codec.synthesis(_latents(codec, symbols, steps), size, steps)[0]
         return
-    stages = decoder + [_Level() for _ in range(codec.config.levels)]
+    axes = reversed(wavelet.rounds(codec.config.levels, codec.config.ndim))
+    stages = decoder + [_Level(split) for split in axes]
     left = size[0]
     for rows_up in _streamed(codec, symbols.split(rows, 1), steps, stages):
         stripe = rows_up[0, :, :left]
@@ -216,17 +217,23 @@ class _Leave:
 
 
 class _Level:
-    """One level of the inverse transform, twice as many samples on every axis: two rows of its input behind."""
+    """One level of the inverse transform, twice as many samples on some axes: if the first is one of them, two rows of
+    its input behind.
+    """
 
-    def __init__(self):
+    def __init__(self, axes: tuple[int, ...]):
+        self.axes = axes
         self.rows: Tensor | None = None
         self.done = 0
 
     def push(self, rows: Tensor) -> Tensor:
         ndim = rows.dim() - 2
-        bands = rows.unflatten(1, (-1, *[2] * ndim))
-        for axis in range(-1, -ndim, -1):
-            bands = wavelet.merge(bands[:, :, 0], bands[:, :, 1], axis, "symmetric")
+        bands = rows.unflatten(1, (-1, *[2] * len(self.axes)))
+        for axis in reversed(self.axes):
+            if axis:
+                bands = wavelet.merge(bands[:, :, 0], bands[:, :, 1], axis - ndim, "symmetric")
+        if 0 not in self.axes:
+            return bands
         x = bands if self.rows is None else torch.cat((self.rows, bands), 3)
         stop = max(x.shape[3] - _LIFTING_REACH, self.done)
         stripe = self._merge(x, stop)
@@ -235,7 +242,8 @@ class _Level:
         return stripe
 
     def flush(self) -> Tensor:
-        assert self.rows is not None
+        if self.rows is None:  # the first axis is not split
+            return torch.empty(1, 1, 0)
         return self._merge(self.rows, self.rows.shape[3])
 
     def _merge(self, x: Tensor, stop: int) -> Tensor:

@@ -3,10 +3,14 @@
     x (B, C, *S) --pad to a multiple of 2^J--> J times: split every axis, low | high, of *every* band
       --> packets (B, C * 2^(D*J), *ceil(S / 2^J))
 
+Axes may have levels of their own, J = (2, 3, 3): the third time only those are split that have three.
+
 Lifting (Daubechies and Sweldens, "Factoring wavelet transforms into lifting steps", 1998) undoes each of its steps
 exactly, whatever the extension at the border, so reconstruction is perfect for every length; a filter bank that
 folds its border only once is not (it breaks below ten samples).
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -51,52 +55,69 @@ def merge(low: Tensor, high: Tensor, dim: int, boundary: str) -> Tensor:
     return torch.stack((even, odd), dim).flatten(dim - 1, dim)
 
 
-def _check(x: Tensor, ndim: int, levels: int, boundary: str) -> None:
+def rounds(levels: int | Sequence[int], ndim: int) -> list[tuple[int, ...]]:
+    """Which of the `ndim` axes are split, time after time: all of them, then those that have more levels.
+
+    Raises:
+        CodecError: a negative number of levels, or not one for each axis.
+    """
+    each = (levels,) * ndim if isinstance(levels, int) else tuple(levels)
+    if len(each) != ndim:
+        raise CodecError(f"Wavelet levels are one number, or one for each of {ndim} axes, not {levels}.")
+    if min(each) < 0:
+        raise CodecError(f"The number of wavelet levels is 0 or more, not {levels}.")
+    return [tuple(axis for axis in range(ndim) if each[axis] > number) for number in range(max(each))]
+
+
+def _check(x: Tensor, ndim: int, boundary: str) -> None:
     if ndim not in (1, 2, 3):
         raise CodecError(f"The wavelet transform has 1, 2 or 3 spatial axes, not {ndim}.")
-    if levels < 0:
-        raise CodecError(f"The number of wavelet levels is 0 or more, not {levels}.")
     if boundary not in BOUNDARIES:
         raise CodecError(f"Unknown boundary {boundary!r}: use one of {', '.join(BOUNDARIES)}.")
     if x.dim() != ndim + 2 or 0 in x.shape:
         raise CodecError(f"Expected a non-empty (batch, channels, {ndim} spatial axes) tensor, got {tuple(x.shape)}.")
 
 
-def analysis(x: Tensor, levels: int, boundary: str = "symmetric") -> Tensor:
+def analysis(x: Tensor, levels: int | Sequence[int], boundary: str = "symmetric") -> Tensor:
     """Wavelet packets of a batch of signals.
 
     Args:
         x: (B, C, *S) with one to three spatial axes of any size >= 1.
-        levels: J, how many times every band is split.
+        levels: J, how many times every band is split; one number, or one an axis.
         boundary: `symmetric` (whole-sample mirror) or `periodic` (circular).
 
     Returns:
-        (B, C * 2^(D*J), *ceil(S / 2^J)); bands are ordered as in the `walloc` package: channel-major, and within one
+        (B, C * 2^(D*J), *ceil(S / 2^J)), or 2^(sum of J) bands where axes differ; they are ordered as in the `walloc` package: channel-major, and within one
         level the low band of all axes first, the first spatial axis varying fastest.
     """
     ndim = x.dim() - 2
-    _check(x, ndim, levels, boundary)
-    x = pad_to_multiple(x, ndim, 2**levels)
-    for _ in range(levels):
+    _check(x, ndim, boundary)
+    steps = rounds(levels, ndim)
+    x = pad_to_multiple(x, ndim, [2 ** sum(axis in axes for axes in steps) for axis in range(ndim)])
+    for axes in steps:
         bands = x
-        for axis in range(-ndim, 0):
-            bands = torch.stack(_split(bands, axis, boundary), 2)
-        x = bands.flatten(1, ndim + 1)
+        for axis in axes:
+            bands = torch.stack(_split(bands, axis - ndim, boundary), 2)
+        x = bands.flatten(1, len(axes) + 1)
     return x
 
 
-def synthesis(packets: Tensor, levels: int, size: tuple[int, ...], boundary: str = "symmetric") -> Tensor:
+def synthesis(
+    packets: Tensor, levels: int | Sequence[int], size: tuple[int, ...], boundary: str = "symmetric"
+) -> Tensor:
     """The inverse of `analysis`: (B, C * 2^(D*J), *grid) to (B, C, *size)."""
     ndim = packets.dim() - 2
-    _check(packets, ndim, levels, boundary)
-    if packets.shape[1] % 2 ** (ndim * levels):
+    _check(packets, ndim, boundary)
+    steps = rounds(levels, ndim)
+    number = 2 ** sum(map(len, steps))
+    if packets.shape[1] % number:
         raise CodecError(
-            f"{packets.shape[1]} packet channels are not a multiple of {2 ** (ndim * levels)}, "
-            f"what {levels} levels in {ndim} dimensions give."
+            f"{packets.shape[1]} packet channels are not a multiple of {number}, what {levels} levels in {ndim} "
+            "dimensions give."
         )
-    for _ in range(levels):
-        bands = packets.unflatten(1, (-1, *[2] * ndim))
-        for axis in range(-1, -ndim - 1, -1):
-            bands = merge(*bands.unbind(2), axis, boundary)
+    for axes in reversed(steps):
+        bands = packets.unflatten(1, (-1, *[2] * len(axes)))
+        for axis in reversed(axes):
+            bands = merge(*bands.unbind(2), axis - ndim, boundary)
         packets = bands
     return crop(packets, size)

@@ -201,7 +201,7 @@ class LatentOperators(nn.Module):
     def _through(self, y: Tensor, operate: Callable[[Tensor], Tensor]) -> Tensor:
         """Decode, operate, encode."""
         levels, boundary = self.config.levels, self.config.boundary
-        size = tuple(n * 2**levels for n in y.shape[2:])
+        size = tuple(n * m for n, m in zip(y.shape[2:], self.config.cell, strict=True))
         x = operate(wavelet.synthesis(_project(*self._decoder, y), levels, size, boundary))
         return _project(*self._encoder, wavelet.analysis(x, levels, boundary))
 

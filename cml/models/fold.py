@@ -95,7 +95,7 @@ def fold(
     decoder = _linear_part(codec)
     assert isinstance(codec, WaveletCodec)
     _check_stem(stem, codec)
-    cell, stride = 2**codec.config.levels, stem.stride[0]
+    cell, stride = codec.config.cell[-1], stem.stride[0]
     period = math.lcm(cell, stride)
     window = _window(stem)
     # Cells from the impulse to the end of the signal: nothing that is read may touch the mirror at the border.
@@ -188,6 +188,8 @@ def _check_stem(stem: nn.Module, codec: WaveletCodec) -> None:
             f"A stem to fold is a convolution of one group and one stride, not {stem}; vision transformers, ResNets, "
             "ConvNeXts, EfficientNets, Swins and MaxViTs have one."
         )
+    if len(set(codec.config.cell)) > 1:
+        raise CmlError(f"{codec.spec.name} has cells of {codec.config.cell} samples; fold a codec with square ones.")
     if stem.in_channels != codec.config.channels:
         raise CmlError(
             f"The model reads {stem.in_channels} channels and {codec.spec.name} decodes to {codec.config.channels}; "

@@ -63,7 +63,7 @@ def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCod
     chosen |= dict(recipe.codec)
     if chosen.get("decoder") == "light":
         # Equal cost a position of the signal: half the resolution of the latent grid affords twice the width.
-        chosen = {"decoder_width": 96 * 2 ** max(0, chosen["levels"] - 3), "decoder_depth": 4} | chosen
+        chosen = {"decoder_width": 96 * 2 ** max(0, _most(chosen["levels"]) - 3), "decoder_depth": 4} | chosen
     c = chosen["latent_channels"]
     unknown = {"latent_mean": (0.0,) * c, "latent_std": (1.0,) * c}
     torch.manual_seed(recipe.seed)
@@ -96,6 +96,10 @@ def starting_codec(recipe: CodecRecipe, signals: Sequence[Tensor]) -> WaveletCod
             codec.decoder.variance.copy_((torch.tensor(std) * gain).square().view_as(codec.decoder.variance))
             codec.decoder.limits.copy_(torch.tensor(recipe.steps))
     return codec
+
+
+def _most(levels: int | Sequence[int]) -> int:
+    return levels if isinstance(levels, int) else max(levels)
 
 
 def _given_codec(recipe: CodecRecipe, channels: int, ndim: int) -> WaveletCodec:
