@@ -129,7 +129,7 @@ def test_the_decoder_makes_the_signal_of_the_reference(name):
         latent = Latent(symbols[0], (codec.config.channels, *size), codec.codec_id, float(np.float32(codec.step)),
                         torch.zeros(codec.channels), torch.ones(codec.channels))  # fmt: skip
         found = torch.from_numpy(run(model, symbols.short()))[0]
-        assert found.shape[1:] == tuple(n * 2**codec.config.levels for n in symbols.shape[2:])
+        assert found.shape[1:] == tuple(n * m for n, m in zip(symbols.shape[2:], codec.config.cell, strict=True))
         cropped = found[(slice(None), *(slice(n) for n in size))]
         assert torch.allclose(cropped, codec.decode(latent), rtol=0, atol=MOST_DISTANT)
         assert 0 < cropped.abs().mean() < 0.99

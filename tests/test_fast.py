@@ -66,7 +66,8 @@ CASES = [
     *((3, channels, levels, 4, size) for channels, levels in ((1, 3), (2, 2), (3, 1))
       for size in ((1, 1, 1), (5, 9, 17), (20, 41, 70))),
     *((2, 3, levels, 7, size) for levels in ((0, 3), (3, 1)) for size in ((1, 1), (91, 77))),
-    *((3, channels, levels, 4, size) for channels, levels in ((1, (1, 3, 3)), (2, (3, 1, 1)), (1, (0, 2, 1)), (1, (2, 1, 3)))
+    *((3, channels, levels, 4, size)
+      for channels, levels in ((1, (1, 3, 3)), (2, (3, 1, 1)), (1, (0, 2, 1)), (1, (2, 1, 3)))
       for size in ((1, 1, 1), (5, 9, 17), (20, 41, 70))),
 ]  # fmt: skip
 

@@ -73,22 +73,7 @@ class WaveletConfig:
         for key in ("ndim", "channels", "latent_channels", "encoder_depth", "bits", *_DECODER_SIZES):
             if type(getattr(self, key)) is not int or getattr(self, key) < 0:
                 raise CodecError(f"A wavelet codec's {key} is a whole number of 0 or more, not {getattr(self, key)!r}.")
-        each = (self.levels,) * max(self.ndim, 1) if type(self.levels) is int else self.levels
-        if (
-            not isinstance(each, (tuple, list))
-            or any(type(n) is not int for n in each)
-            or len(each) != max(self.ndim, 1)
-        ):
-            raise CodecError(
-                f"A wavelet codec's levels are one whole number, or one for each axis, not {self.levels!r}."
-            )
-        # Equal levels are one number: one config, one fingerprint.
-        object.__setattr__(self, "levels", each[0] if len(set(each)) == 1 else tuple(each))
-        if not (0 <= min(each) and max(each) <= 16 and self.ndim in (1, 2, 3) and self.channels >= 1):
-            raise CodecError(
-                f"A wavelet codec has 0 to 16 levels, 1 to 3 dimensions and 1 or more channels, not {self.levels}, "
-                f"{self.ndim} and {self.channels}."
-            )
+        self._check_axes()
         packets = self.packet_channels
         if packets > MAX_PACKET_CHANNELS:
             raise CodecError(
@@ -116,6 +101,21 @@ class WaveletConfig:
                 raise CodecError(f"The decoder {self.decoder} needs a {key} of 1 or more.")
         if not 2 <= self.bits <= 16:
             raise CodecError(f"The companding range is 2 to 16 bits, not {self.bits}.")
+
+    def _check_axes(self) -> None:
+        if self.ndim not in (1, 2, 3) or self.channels < 1:
+            raise CodecError(
+                f"A wavelet codec has 1 to 3 dimensions and 1 or more channels, not {self.ndim} and {self.channels}."
+            )
+        each = (self.levels,) * self.ndim if type(self.levels) is int else self.levels
+        if not (isinstance(each, (tuple, list)) and len(each) == self.ndim and all(type(n) is int for n in each)):
+            raise CodecError(
+                f"A wavelet codec's levels are one whole number, or one for each of its axes, not {self.levels!r}."
+            )
+        if min(each) < 0 or max(each) > 16:
+            raise CodecError(f"A wavelet codec has 0 to 16 levels, not {self.levels}.")
+        # Equal levels are one number: one config, one fingerprint.
+        object.__setattr__(self, "levels", each[0] if len(set(each)) == 1 else tuple(each))
 
     @property
     def axis_levels(self) -> tuple[int, ...]:

@@ -87,8 +87,9 @@ def analysis(x: Tensor, levels: int | Sequence[int], boundary: str = "symmetric"
         boundary: `symmetric` (whole-sample mirror) or `periodic` (circular).
 
     Returns:
-        (B, C * 2^(D*J), *ceil(S / 2^J)), or 2^(sum of J) bands where axes differ; they are ordered as in the `walloc` package: channel-major, and within one
-        level the low band of all axes first, the first spatial axis varying fastest.
+        (B, C * 2^(D*J), *ceil(S / 2^J)), or 2^(sum of J) bands where axes differ. They are ordered as in the `walloc`
+        package: channel-major, and within one level the low band of all axes first, the first spatial axis varying
+        fastest.
     """
     ndim = x.dim() - 2
     _check(x, ndim, boundary)
