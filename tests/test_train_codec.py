@@ -18,6 +18,7 @@ from cml.codecs.neural import WaveletCodec
 from cml.data.crops import Crops
 from cml.errors import CmlError, DataError
 from cml.train.codec import CHECKPOINT, starting_codec, train_codec
+from cml.train.material import read_signals
 from cml.train.recipes import CodecRecipe, dump_recipe, load_recipe
 from cml.train.validation import picture, validate
 
@@ -253,6 +254,37 @@ def test_validation_counts_real_bytes():
     assert points[-1].bpp == 8 * len(at.compress(SIGNALS[0])) / (96 * 80)
     assert points[0].psnr < points[1].psnr < points[2].psnr
     assert picture(SIGNALS[0], codec, codec, (0.1, 0.4))[:4] == b"\x89PNG"
+
+
+# volumes
+
+
+def test_volumes_are_trained_on_in_flat_crops(tmp_path):
+    """Signals of three axes, with levels and crops of their own along the first, brought to a peak of 1 each."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "scans").mkdir()
+    for number in range(4):
+        waves = np.sin(np.cumsum(rng.normal(size=(9, 40, 36)), 2) / 3) * 500 + number
+        np.save(tmp_path / "scans" / f"{number}.npy", waves.astype(np.float32))
+    codec = {"ndim": 3, "channels": 1, "levels": (1, 2, 2), "latent_channels": 5, "level": "peak",
+             "decoder": "light", "decoder_width": 8, "decoder_depth": 1}  # fmt: skip
+    recipe = CodecRecipe(
+        data=(str(tmp_path / "scans"),), codec=codec, crop=16, depth=8, batch=2, iterations=4, every=4, validation=4,
+        scales=(1.0,),
+    )  # fmt: skip
+    signals, held_out = read_signals(recipe)
+    assert len(signals) == 3 and len(held_out) == 1
+    assert all(float(x.abs().max()) == pytest.approx(1) for x in (*signals, *held_out))
+    trained = train_codec(recipe, signals, tmp_path / "mine")
+    assert trained.config.cell == (2, 4, 4) and trained.spec.cell == (2, 4, 4)
+    again = cml.create_codec(str(tmp_path / "mine"))
+    x = torch.from_numpy(np.load(tmp_path / "scans" / "3.npy"))[None]
+    blob = again.compress(x)
+    assert torch.equal(again.encode(x).symbols, trained.encode(x).symbols)
+    assert again.encode(x).symbols.shape == (5, 5, 10, 9)
+    error = (again.decompress(blob) - x).square().mean()
+    assert error < 0.9 * (x - x.mean()).square().mean()
+    assert picture(held_out[0], again, again, (0.1, 0.4))[:4] == b"\x89PNG"
 
 
 # the command

@@ -3,7 +3,7 @@
 A module a command or two; each imports what it needs when it runs, so that help comes at once.
 """
 
-from cml.cli import bench, codecs, compare, data, encode_dataset, export, files, info, rd, report, train
+from cml.cli import bench, codecs, compare, data, encode_dataset, export, files, fit, info, rd, report, train
 from cml.cli.app import app, console, errors, main
 
 __all__ = ["app", "console", "errors", "main"]
@@ -11,7 +11,7 @@ __all__ = ["app", "console", "errors", "main"]
 # In the order of `cml --help`.
 for command in (
     compare.compare, report.report, rd.rd, bench.bench, files.encode, files.decode, info.info, export.export,
-    codecs.fit, encode_dataset.encode_dataset,
+    fit.fit, encode_dataset.encode_dataset,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(train.train, name="train")

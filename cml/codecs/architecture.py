@@ -108,11 +108,13 @@ class WaveletConfig:
                 f"A wavelet codec has 1 to 3 dimensions and 1 or more channels, not {self.ndim} and {self.channels}."
             )
         each = (self.levels,) * self.ndim if type(self.levels) is int else self.levels
-        if not (isinstance(each, (tuple, list)) and len(each) == self.ndim and all(type(n) is int for n in each)):
+        whole = isinstance(each, (tuple, list)) and len(each) == self.ndim and all(type(n) is int for n in each)
+        if not whole or min(each) < 0:
             raise CodecError(
-                f"A wavelet codec's levels are one whole number, or one for each of its axes, not {self.levels!r}."
+                "A wavelet codec's levels is a whole number of 0 or more, or one for each of its "
+                f"{self.ndim} axes, not {self.levels!r}."
             )
-        if min(each) < 0 or max(each) > 16:
+        if max(each) > 16:
             raise CodecError(f"A wavelet codec has 0 to 16 levels, not {self.levels}.")
         # Equal levels are one number: one config, one fingerprint.
         object.__setattr__(self, "levels", each[0] if len(set(each)) == 1 else tuple(each))

@@ -102,6 +102,10 @@ def _most(levels: int | Sequence[int]) -> int:
     return levels if isinstance(levels, int) else max(levels)
 
 
+def _crop(recipe: CodecRecipe, axes: int) -> tuple[int, ...]:
+    return (recipe.depth or recipe.crop, *[recipe.crop] * (axes - 1)) if axes == 3 else (recipe.crop,) * axes
+
+
 def _given_codec(recipe: CodecRecipe, channels: int, ndim: int) -> WaveletCodec:
     given = create_codec(recipe.start)
     if not isinstance(given, WaveletCodec):
@@ -200,7 +204,7 @@ def train_codec(
     identity = _identity(recipe, signals)
     parts = {"codec": codec, "average": average, "optimizer": optimizer}
     start = resume(out / CHECKPOINT, identity, parts)
-    crops = Crops(signals, recipe.crop, recipe.scales, recipe.seed)
+    crops = Crops(signals, _crop(recipe, signals[0].dim() - 1), recipe.scales, recipe.seed)
     share = recipe.batch // accelerator.num_processes
     mine = range(accelerator.process_index * share, (accelerator.process_index + 1) * share)
     meter = _Meter(recipe.batch)

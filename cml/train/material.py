@@ -1,4 +1,4 @@
-"""What a recipe trains a codec on, and what it holds out: pictures, or sounds."""
+"""What a recipe trains a codec on, and what it holds out: pictures, sounds, or signals of three axes."""
 
 import hashlib
 import itertools
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cml.codecs.level import measure, remove
+from cml.data.signal_sets import load_signals
 from cml.data.signals import find_images, read_image
 from cml.data.sound import find_sounds, read_sound, resample
 from cml.data.sound_sets import load_clips
@@ -19,14 +20,17 @@ from cml.train.recipes import CodecRecipe
 def read_signals(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
     """The signals of a recipe: what it trains on, and the middles of those held out, to validate on.
 
-    Pictures are uint8, the middles at most 512 a side. Sounds are float32, silent ones left out, and brought to a peak
-    of 1 where the codec does that; the middles are at most 2^18 samples long.
+    Pictures are uint8, the middles at most 512 a side. Sounds are float32, silent ones left out; the middles are at
+    most 2^18 samples long. Volumes, cubes and videos are as their files have them, the middles at most 96 a side. All
+    are brought to a peak of 1 where the codec does that.
 
     Raises:
         DataError: nothing is there, or a single signal, or one that does not fit the codec.
     """
     ndim = recipe.codec.get("ndim", 2)
-    signals = _pictures(recipe) if ndim == 2 else _sounds(recipe)
+    signals = {1: _sounds, 2: _pictures, 3: _volumes}[ndim](recipe)
+    if recipe.codec.get("level") == "peak":
+        signals = [remove(x, measure(x)) for x in signals]
     if len(signals) < 2 and recipe.validation:
         raise DataError(f"{', '.join(recipe.data)} holds one signal; training needs one more, to validate on.")
     every = recipe.validation or len(signals) + 1
@@ -34,8 +38,21 @@ def read_signals(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
     train = [signal for n, signal in enumerate(signals) if n % every != first]
     if recipe.mirror:
         train = [x * signs for x in train for signs in _mirrors(len(x))]
-    longest = 512 if ndim == 2 else 1 << 18
+    longest = {1: 1 << 18, 2: 512, 3: 96}[ndim]
     return train, [_middle(signal, longest) for signal in signals[first::every]]
+
+
+def _volumes(recipe: CodecRecipe) -> list[Tensor]:
+    channels, found = recipe.codec.get("channels", 1), []
+    for source in recipe.sources():
+        given = load_signals(source)
+        # A plain folder has no sides: all of it is material. Of a set, never the test split.
+        for signal in given.test if Path(source).is_dir() and not given.train else given.train:
+            x = signal.read().samples
+            if len(x) != channels:
+                raise DataError(f"{source}, {signal.name}, has {len(x)} channel(s), and the codec {channels}.")
+            found.append(x)
+    return found
 
 
 def _pictures(recipe: CodecRecipe) -> list[Tensor]:
@@ -56,8 +73,7 @@ def _sounds(recipe: CodecRecipe) -> list[Tensor]:
             for index in range(len(clips)):
                 x = resample(clips.sound(index), clips.rate, recipe.sampling_rate or clips.rate)
                 found.append(_channels(x, channels, f"{source}, {clips.names[index]}"))
-    found = [x for x in found if bool(x.any())]
-    return [remove(x, measure(x)) for x in found] if recipe.codec.get("level") == "peak" else found
+    return [x for x in found if bool(x.any())]
 
 
 def _mirrors(channels: int) -> list[Tensor]:

@@ -17,9 +17,9 @@ class CodecRecipe:
     """How a codec is trained.
 
     Attributes:
-        data: folders of pictures, or of sounds where the codec has one dimension, or sets of sounds, such as
-            esc10:PATH, of which the test split stays out. Environment variables are replaced, `$CML_DATA` by
-            ../shared/data where it is unset.
+        data: folders of pictures, of sounds where the codec has one dimension, of volumes, cubes or videos where it has
+            three; or sets, such as esc10:PATH and volumes:PATH, of which the test split stays out. Environment
+            variables are replaced, `$CML_DATA` by ../shared/data where it is unset.
         codec: fields of `WaveletConfig`: levels, latent_channels, and where they differ from its defaults channels
             (3), encoder, quantizer, decoder and their sizes, boundary, step, rdo, entropy.
         start: a codec to begin with, a name or a folder, instead of the closed form: weights and architecture are its;
@@ -32,6 +32,7 @@ class CodecRecipe:
         freeze_after: share of the iterations after which the encoder is frozen and rounding is hard; 0 freezes it
             from the start.
         crop, batch: side of the crops, and how many an iteration has, over all processes together.
+        depth: of the crops along the first of three axes; 0 for `crop`.
         scales: sizes at which each picture enters.
         iterations: how many; 0 leaves the codec that training would start from.
         lr: peak learning rate of AdamW, after `warmup` iterations, then cosine to zero.
@@ -58,6 +59,7 @@ class CodecRecipe:
     rounding: str = "hard"
     freeze_after: float = 0.7
     crop: int = 128
+    depth: int = 0
     batch: int = 12
     scales: tuple[float, ...] = (1.0, 0.7, 0.5)
     iterations: int = 6000
@@ -79,7 +81,7 @@ class CodecRecipe:
             "data must name at least one folder": len(self.data) > 0,
             "steps must be two positive numbers, the smaller first": 0 < low <= high,
             "scales must be positive numbers": len(self.scales) > 0 and min(self.scales) > 0,
-            "seed and sampling_rate must be 0 or more": min(self.seed, self.sampling_rate) >= 0,
+            "seed, sampling_rate and depth must be 0 or more": min(self.seed, self.sampling_rate, self.depth) >= 0,
             "rate must be context or std": self.rate in ("context", "std"),
             "rounding must be hard or noise": self.rounding in ("hard", "noise"),
             "freeze_after must be 0 to 1": 0 <= self.freeze_after <= 1,

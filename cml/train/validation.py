@@ -44,12 +44,13 @@ def validate(codec: WaveletCodec, signals: Sequence[Tensor], steps: tuple[float,
 def picture(x: Tensor, before: WaveletCodec, after: WaveletCodec, steps: tuple[float, float]) -> bytes:
     """PNG bytes: the original, and at the largest step the codec that training began with and the trained one.
 
-    Of sound the spectrograms, one below the other.
+    Of sound the spectrograms, one below the other; of volumes, cubes and videos the middle of the first axis.
     """
     shown = [x, *(at.decompress(at.compress(x)) for at in (before.at(steps[1]), after.at(steps[1])))]
     if x.dim() == 2:
         strip = torch.cat([_spectrogram(signal) for signal in shown])
     else:
+        shown = [signal.select(1, signal.shape[1] // 2) for signal in shown] if x.dim() == 4 else shown
         strip = torch.cat([s if s.dtype == torch.uint8 else to_uint8(s) for s in shown], 2).permute(1, 2, 0).squeeze(2)
     buffer = io.BytesIO()
     Image.fromarray(strip.numpy()).save(buffer, "PNG")
