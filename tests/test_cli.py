@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from helpers import photo
 from PIL import Image
 from typer.testing import CliRunner
@@ -13,25 +14,6 @@ from typer.testing import CliRunner
 import cml
 from cml import cli
 from cml.errors import CmlError
-
-
-def run(*arguments, expect=0):
-    """In this process, through the same entry as the console script."""
-    import contextlib
-    import io
-
-    argv, out, err = sys.argv, io.StringIO(), io.StringIO()
-    sys.argv = ["cml", *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as caught:
-            cli.main()
-            sys.exit(0)
-    finally:
-        sys.argv = argv
-    code = caught.value.code or 0
-    assert code == expect, (code, out.getvalue(), err.getvalue())
-    return " ".join((out.getvalue() + err.getvalue()).split())
-
 
 COMMANDS = ["", "compare", "report", "rd", "bench", "encode", "decode", "info", "export", "fit", "data", "list"]
 

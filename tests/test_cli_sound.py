@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_cli import run
+from command_line import run
 from test_level import sound
 
 import cml

@@ -26,7 +26,7 @@ class _Material:
     files: list[Path]
     read: Callable[[Path], "Iterable[Tensor]"]
     channels: int
-    levels: int
+    levels: int | tuple[int, ...]
     latent_channels: int
     step: float
     level: str = "absolute"
@@ -52,15 +52,24 @@ def fit(
         ),
     ] = None,
     gray: Annotated[bool, typer.Option("--gray", help="Fit to luma instead of RGB.")] = False,
-    step: Annotated[float | None, typer.Option(help="Default quantization step.  [default: 0.5; of sound 0.2]")] = None,
+    bands: Annotated[
+        bool,
+        typer.Option(
+            "--bands-as-channels",
+            help="A cube is a picture with as many channels as bands: the best codec of one sensor, and of no other.",
+        ),
+    ] = False,
+    step: Annotated[
+        float | None, typer.Option(help="Default quantization step.  [default: 0.5; of sound 0.2, of volumes 0.25]")
+    ] = None,
 ) -> None:
     """Fit a codec to signals of your own in closed form: seconds, no training."""
     from cml.codecs.fit import fit_codec
     from cml.hub import CONFIG
 
     chosen = _levels(levels) if levels else None
-    material = _material(source, gray)
-    chosen = chosen or ((2, 3, 3) if material.words == "videos" else material.levels)
+    material = _material(source, gray, bands)
+    chosen = material.levels if chosen is None else chosen
     channels = channels or material.latent_channels
     step = material.step if step is None else step
     each = [chosen] * material.ndim if isinstance(chosen, int) else list(chosen)
@@ -70,7 +79,8 @@ def fit(
         output = Path(f"{source.resolve().name}_{'gray_' if gray else ''}f{patch}c{channels}")
     if output.is_dir() and any(output.iterdir()) and not (output / CONFIG).exists():
         raise CmlError(f"The folder {output} holds something else; give an empty or new one with -o.")
-    options = f"--channels {channels} --levels {written}{' --gray' if gray else ''} --step {step:g}"
+    flags = f"{' --gray' if gray else ''}{' --bands-as-channels' if bands else ''}"
+    options = f"--channels {channels} --levels {written}{flags} --step {step:g}"
     shown, data = f"cml fit {source.name} {options}", f"{source.name}, {len(material.files)} {material.words}"
     with progress_bar(len(material.files)) as advance:
 
@@ -99,13 +109,16 @@ def _levels(text: str) -> int | tuple[int, ...]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _material(source: Path, gray: bool) -> _Material:
+def _material(source: Path, gray: bool, bands: bool) -> _Material:
     from cml.cli.sound_files import find_files, is_sound
-    from cml.data.signal_files import find_signals, is_signal, kind_of, open_signal
+    from cml.data.signal_files import find_signals, kind_of, open_signal
     from cml.data.signals import read_image
     from cml.data.sound import read_sound
 
     deep = [path for path in find_signals(source) if kind_of(path) != "picture"] if source.is_dir() else []
+    kinds = sorted({str(kind_of(path)) for path in deep})
+    if bands and kinds != ["cube"]:
+        raise CmlError(f"--bands-as-channels is for cubes, and {source} holds something else, or nothing.")
     if not deep:
         files = find_files(source)
         if not is_sound(files[0]):
@@ -113,29 +126,24 @@ def _material(source: Path, gray: bool) -> _Material:
             return _Material("pictures", 2, files, lambda path: [read_image(path, count)], count, 3, 48, 0.5)
         _refuse_gray(gray)
         count = len(read_sound(files[0]).samples)
-        return _Material(
-            "sounds",
-            1,
-            files,
-            lambda path: [read_sound(path, channels=count).samples],
-            count,
-            8,
-            16 * count,
-            0.2,
-            "peak",
-        )
-    assert all(map(is_signal, deep))
+
+        def sounds(path: Path) -> "Iterable[Tensor]":
+            return [read_sound(path, channels=count).samples]
+
+        return _Material("sounds", 1, files, sounds, count, 8, 16 * count, 0.2, "peak")
     _refuse_gray(gray)
-    kinds = {kind_of(path) for path in deep}
     if len(kinds) > 1:
-        raise CmlError(
-            f"{source} holds {' and '.join(f'{kind}s' for kind in sorted(map(str, kinds)))}: fit to one kind."
-        )
-    video = kinds == {"video"}
-    return _Material(
-        f"{kinds.pop()}s", 3, deep, open_signal, 3 if video else 1, 3, 48 if video else 32, 0.5,
-        "absolute" if video else "peak",
-    )  # fmt: skip
+        raise CmlError(f"{source} holds {' and '.join(f'{kind}s' for kind in kinds)}: fit a codec to one kind.")
+    if bands:
+        count = next(iter(open_signal(deep[0]))).shape[1]
+
+        def pictures(path: Path) -> "Iterable[Tensor]":
+            return (part[0] for part in open_signal(path))
+
+        return _Material("cubes", 2, deep, pictures, count, 1, 12, 0.1, "peak")
+    if kinds == ["video"]:
+        return _Material("videos", 3, deep, open_signal, 3, (2, 3, 3), 48, 0.5)
+    return _Material(f"{kinds[0]}s", 3, deep, open_signal, 1, 3, 32, 0.25, "peak")
 
 
 def _refuse_gray(gray: bool) -> None:

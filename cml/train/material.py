@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,7 +29,10 @@ def read_signals(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
         DataError: nothing is there, or a single signal, or one that does not fit the codec.
     """
     ndim = recipe.codec.get("ndim", 2)
-    signals = {1: _sounds, 2: _pictures, 3: _volumes}[ndim](recipe)
+    if ndim == 3:
+        signals = _volumes(recipe, recipe.codec.get("channels", 1))
+    else:
+        signals = _pictures(recipe) if ndim == 2 else _sounds(recipe)
     if recipe.codec.get("level") == "peak":
         signals = [remove(x, measure(x)) for x in signals]
     if len(signals) < 2 and recipe.validation:
@@ -42,8 +46,14 @@ def read_signals(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
     return train, [_middle(signal, longest) for signal in signals[first::every]]
 
 
-def _volumes(recipe: CodecRecipe) -> list[Tensor]:
-    channels, found = recipe.codec.get("channels", 1), []
+def _channels_of(x: Tensor, recipe: CodecRecipe) -> Tensor:
+    if len(x) != recipe.codec.get("channels", 3):
+        raise DataError(f"A cube of {', '.join(recipe.data)} has {len(x)} bands: that is the codec's channels.")
+    return x
+
+
+def _volumes(recipe: CodecRecipe, channels: int) -> list[Tensor]:
+    found = []
     for source in recipe.sources():
         given = load_signals(source)
         # A plain folder has no sides: all of it is material. Of a set, never the test split.
@@ -56,8 +66,12 @@ def _volumes(recipe: CodecRecipe) -> list[Tensor]:
 
 
 def _pictures(recipe: CodecRecipe) -> list[Tensor]:
-    files = _different([path for folder in recipe.sources() for path in find_images(folder)])
-    return [read_image(path, recipe.codec.get("channels", 3)) for path in files]
+    folders = [source for source in recipe.sources() if ":" not in source or Path(source).is_dir()]
+    files = _different([path for folder in folders for path in find_images(folder)])
+    pictures = [read_image(path, recipe.codec.get("channels", 3)) for path in files]
+    # Cubes are pictures of as many channels as they have bands.
+    cubes = [_volumes(replace(recipe, data=(source,)), 1) for source in recipe.sources() if source not in folders]
+    return pictures + [_channels_of(cube[0], recipe) for found in cubes for cube in found]
 
 
 def _sounds(recipe: CodecRecipe) -> list[Tensor]:
