@@ -15,15 +15,15 @@ from cml.eval.complexity import timed
 from cml.eval.metrics import MS_SSIM_SIDE, SSIM_SIDE, load_piq, ms_ssim, psnr, ssim
 from cml.eval.perceptual import perceptual as load_perceptual
 from cml.eval.printed import KODAK, is_kodak
-from cml.eval.rd_loop import PASSES, SECONDS, kept, library_versions, take
-from cml.eval.rd_points import Point, curve_of, points_of
+from cml.eval.rd_loop import PASSES, SECONDS, kept, library_versions, round_trip, take
+from cml.eval.rd_points import Point, curve_of, points_with, usable
 from cml.eval.rd_rows import MEASURES, Row, Rows, summarize
 from cml.eval.results import cell_key
 from torch import Tensor
 
 from cml.codecs.base import Codec, to_uint8
 from cml.codecs.cost import codec_cost
-from cml.codecs.factory import create_codec, list_codecs
+from cml.codecs.factory import list_codecs
 from cml.data.signals import find_images, read_image
 from cml.errors import CmlError, DataError
 from cml.files import read_bytes
@@ -117,9 +117,7 @@ def make_plan(data: str | Path, codecs: Sequence[str] | None, anchor: str, perce
     files = find_images(folder)
     notes: list[str] = []
     names = [*codecs] if codecs is not None else default_codecs(notes)
-    points = points_of(names)
-    if not any(point.curve == curve_of(anchor) for point in points):
-        points = points_of([anchor, *names])
+    points = points_with(anchor, names)
     channels = _common_channels([point.codec for point in points])
     sizes = [_size(file, channels) for file in files]
     measures = _measures(min(map(min, sizes)), channels, perceptual, notes)
@@ -136,14 +134,8 @@ def _size(file: Path, channels: int) -> tuple[int, int]:
 
 def default_codecs(notes: list[str]) -> list[str]:
     """The codecs people use and the bundled ones for RGB; a missing package leaves its codec out, with a note."""
-    names = []
-    for name in ("jpeg2000", PAPERS_ANCHOR, "jpeg", "webp", "avif", "jpegxl"):
-        try:
-            create_codec(name)
-            names.append(name)
-        except CmlError as error:
-            notes.append(f"{error} It is left out.")
-    return [*names, *list_codecs("rgb_*")]
+    rivals = usable(("jpeg2000", PAPERS_ANCHOR, "jpeg", "webp", "avif", "jpegxl"), notes)
+    return [*(name for name, _ in rivals), *list_codecs("rgb_*")]
 
 
 def _common_channels(codecs: Sequence[Codec]) -> int:
@@ -203,7 +195,7 @@ def measure(plan: Plan, rows: Rows[Row], keys: Mapping[str, Mapping[str, str]]) 
 
     return take(
         plan.points, list(plan.images), keys, rows,
-        read=lambda name: read_image(plan.images[name], plan.channels),
+        read=lambda name: read_image(plan.images[name], plan.channels), warm=round_trip,
         one=lambda point, name, key, x: _measure_one(plan, point, name, key, x), told=told,
     )  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The picture of a rate-distortion benchmark: PSNR and MS-SSIM against rate, printed numbers as loose markers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 
@@ -14,22 +14,57 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
 _PANELS = {"psnr": "PSNR, dB", "ms_ssim": "MS-SSIM, dB: -10 log10(1 - MS-SSIM)"}
+_COLOURS = 10
 _MARKERS = "osD^vP*X<>"
 
 
 def draw(table: pd.DataFrame, printed: Sequence[Printed], path: Path) -> None:
     """Write the figure; the rate is logarithmic, as the gains of codecs are ratios."""
-    panels = [name for name in _PANELS if name in measured(table)]
-    figure = Figure(figsize=(5.2 * len(panels) + 2, 4.8), dpi=120, layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for name, axes in zip(panels, grid, strict=True):
-        _curves(axes, table, name)
-        if name == "psnr":
-            _printed(axes, table, printed)
-        log_rates(axes, "bits per pixel, whole file")
-        axes.set_ylabel(_PANELS[name])
+    panels = {name: label for name, label in _PANELS.items() if name in measured(table)}
+    figure, axes = curves_figure(table, panels, "bpp", "bits per pixel, whole file", quality)
+    if "psnr" in axes:
+        _printed(axes["psnr"], table, printed)
+    finish(figure, axes, path)
+
+
+def curves_figure(
+    table: pd.DataFrame,
+    panels: Mapping[str, str],
+    rate: str,
+    label: str,
+    values: Callable[[pd.DataFrame, str], list[float]],
+    less_is_better: Container[str] = (),
+) -> tuple[Figure, dict[str, Axes]]:
+    """The curves of a table, a panel a measure, over a logarithmic axis of rates; better is up.
+
+    Args:
+        panels: measure -> what stands at its axis.
+        rate: the column of rates.
+        label: what stands at the axis of rates.
+        values: a measure of a part of the table, so that more is better.
+        less_is_better: measures that are drawn as they are, with their axis upside down.
+    """
+    figure = Figure(figsize=(4.8 * len(panels) + 2, 4.8), dpi=120, layout="constrained")
+    grid = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True))
+    for name, axes in grid.items():
+        for index, (codec, group) in enumerate(curves_of(table).items()):
+            curve = Curve.of(list(group[rate]), values(group, name))
+            shown = [-value for value in curve.quality] if name in less_is_better else curve.quality
+            line = "-" if index < _COLOURS else "--"
+            colour = f"C{index % _COLOURS}"
+            axes.plot(curve.rates, shown, marker=".", color=colour, linestyle=line, linewidth=1.5, label=codec)
+        log_rates(axes, label)
+        axes.set_ylabel(panels[name])
         axes.grid(alpha=0.25)
-    figure.legend(*grid[0].get_legend_handles_labels(), fontsize=8, loc="outside right upper", frameon=False)
+        if name in less_is_better:
+            axes.invert_yaxis()
+    return figure, grid
+
+
+def finish(figure: Figure, axes: Mapping[str, Axes], path: Path) -> None:
+    """Name the curves beside the panels, and write the figure."""
+    handles, labels = next(iter(axes.values())).get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, loc="outside right upper", frameon=False)
     save(figure, path)
 
 
@@ -40,13 +75,6 @@ def log_rates(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter("")
     axes.set_xlabel(label)
-
-
-def _curves(axes: Axes, table: pd.DataFrame, name: str) -> None:
-    for index, (label, group) in enumerate(curves_of(table).items()):
-        curve = Curve.of(list(group["bpp"]), quality(group, name))
-        colour = f"C{index % 10}"
-        axes.plot(curve.rates, curve.quality, marker=".", color=colour, linewidth=1.5, label=label)
 
 
 def _printed(axes: Axes, table: pd.DataFrame, printed: Sequence[Printed]) -> None:

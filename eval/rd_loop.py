@@ -19,6 +19,7 @@ import cml
 from cml.errors import CmlError
 
 R = TypeVar("R")
+S = TypeVar("S")
 T = TypeVar("T")
 
 SECONDS, PASSES = 0.1, 3
@@ -31,8 +32,9 @@ def take(
     keys: Mapping[str, Mapping[str, str]],
     rows: Rows[R],
     *,
-    read: Callable[[str], Tensor],
-    one: Callable[[Point, str, str, Tensor], R],
+    read: Callable[[str], S],
+    warm: Callable[[Point, S], object],
+    one: Callable[[Point, str, str, S], R],
     told: Callable[[Sequence[R]], str],
 ) -> list[str]:
     """Take the measurements that are missing, on one thread, each codec warmed up.
@@ -43,6 +45,7 @@ def take(
         keys: operating point -> signal -> content key.
         rows: what is known, and where a measurement goes.
         read: a signal by its name.
+        warm: what a codec does before it is timed for the first time, with the first signal.
         one: a measurement, of a point, the name of a signal, its key and the signal.
         told: what to say of an operating point's measurements.
 
@@ -66,13 +69,13 @@ def take(
         for point in points:
             label = point.codec.spec.name
             bars.update(bar, description=label)
-            warm, taken = False, []
+            cold, taken = True, []
             for name in missing[label]:
                 try:
                     x = read(name)
-                    if not warm:
-                        point.codec.decompress(point.codec.compress(x))
-                        warm = True
+                    if cold:
+                        warm(point, x)
+                        cold = False
                     row = one(point, name, keys[label][name], x)
                 except Exception as error:  # one signal or codec must not stop the rest
                     kind = "" if isinstance(error, CmlError) else f"{type(error).__name__}: "
@@ -84,6 +87,11 @@ def take(
             if taken:
                 console.print(f"{label}: {told(taken)}", markup=False, highlight=False, soft_wrap=True)
     return failed
+
+
+def round_trip(point: Point, x: Tensor) -> None:
+    """There and back, which loads and compiles whatever a codec needs."""
+    point.codec.decompress(point.codec.compress(x))
 
 
 def kept(points: Sequence[Point], keys: Mapping[str, Mapping[str, str]], rows: Rows[R]) -> list[R]:

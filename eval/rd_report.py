@@ -22,6 +22,11 @@ from cml.codecs.factory import create_codec
 from cml.errors import CmlError
 from cml.files import write_atomic
 
+BD_MEANING = (
+    "Mean difference in rate at equal quality (PCHIP in log rate, over the common range of quality; points that "
+    "another point of the codec beats are left out): below zero is fewer bits. Empty: fewer than four points, or no "
+    "common range."
+)
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips_db": "LPIPS dB", "dists_db": "DISTS dB"}
 
 
@@ -216,11 +221,7 @@ def markdown(table: pd.DataFrame, request: Request, printed: Sequence[Printed]) 
     if printed:
         lines += _printed_section(table, printed, request.pictures)
     lines += ["## Operating points", "", as_markdown(points(table)), ""]
-    if table.attrs.get("notes"):
-        lines += ["## Left out", "", *(f"- {note}" for note in table.attrs["notes"]), ""]
-    if table.attrs.get("failed"):
-        lines += ["## Failed", "", *(f"- {sentence}" for sentence in table.attrs["failed"]), ""]
-    lines += ["## Made by", "", "```", request.command, "```", "", f"`{json.dumps(dict(request.versions))}`", ""]
+    lines += closing(table, request, "Left out")
     lines += ["| " + " | ".join(("operating point", *COST_COLUMNS, "settings")) + " |"]
     lines += ["|---" + "|--:" * len(COST_COLUMNS) + "|---|"]
     for point, settings in request.settings.items():
@@ -228,6 +229,23 @@ def markdown(table: pd.DataFrame, request: Request, printed: Sequence[Printed]) 
             "| " + " | ".join((point, *cost_cells(create_codec(point)), f"`{json.dumps(dict(settings))}`")) + " |"
         ]
     return "\n".join(lines) + "\n"
+
+
+def closing(table: pd.DataFrame, request: Request, notes: str) -> list[str]:
+    """How a report ends: what is to be noted, under that heading, what failed, and how it was made."""
+    lines = []
+    if table.attrs.get("notes"):
+        lines += [f"## {notes}", "", *(f"- {note}" for note in table.attrs["notes"]), ""]
+    if table.attrs.get("failed"):
+        lines += ["## Failed", "", *(f"- {sentence}" for sentence in table.attrs["failed"]), ""]
+    made = ["## Made by", "", "```", request.command, "```", "", f"`{json.dumps(dict(request.versions))}`", ""]
+    return [*lines, *made]
+
+
+def settings_table(request: Request) -> list[str]:
+    """The options in force at each operating point."""
+    rows = [f"| {point} | `{json.dumps(dict(settings))}` |" for point, settings in request.settings.items()]
+    return ["| operating point | settings |", "|---|---|", *rows]
 
 
 def _printed_section(table: pd.DataFrame, printed: Sequence[Printed], pictures: int) -> list[str]:

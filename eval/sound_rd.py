@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 from cml.eval import sound_metrics, sound_rd_report
-from cml.eval.rd_loop import cpu_timed, kept, library_versions, take
-from cml.eval.rd_points import Point, curve_of, points_of
+from cml.eval.rd_loop import cpu_timed, kept, library_versions, round_trip, take
+from cml.eval.rd_points import Point, curve_of, points_with, usable
 from cml.eval.rd_report import Request
 from cml.eval.rd_rows import Rows, summarize
 from cml.eval.results import cell_key
 from torch import Tensor
 
 from cml import hub
-from cml.codecs.factory import create_codec
 from cml.data.sound import common_format, find_sounds, sound_header
 from cml.data.sound_sets import ClipSplit, load_clips
 from cml.errors import CmlError
@@ -125,7 +124,7 @@ def sound_rd(
     keys = {point.codec.spec.name: _keys(plan, point, contents) for point in plan.points}
     rows = Rows(f"{out}.csv", SoundRow)
     failed = take(
-        plan.points, list(names), keys, rows, read=lambda name: plan.clips.sound(names[name]),
+        plan.points, list(names), keys, rows, read=lambda name: plan.clips.sound(names[name]), warm=round_trip,
         one=lambda point, name, key, x: _measure_one(plan, point, name, key, x), told=_told,
     )  # fmt: skip
     wanted = kept(plan.points, keys, rows)
@@ -146,9 +145,7 @@ def make_plan(data: str, codecs: Sequence[str] | None, anchor: str, perceptual: 
     clips = clips_of(data)
     notes: list[str] = []
     names = [*codecs] if codecs is not None else default_codecs(clips.channels, clips.rate, notes)
-    points = points_of(names, clips.rate)
-    if not any(point.curve == curve_of(anchor) for point in points):
-        points = points_of([anchor, *names], clips.rate)
+    points = points_with(anchor, names, clips.rate)
     for point in points:
         spec = point.codec.spec
         if spec.ndim != 1 or clips.channels not in spec.channels:
@@ -173,12 +170,7 @@ def default_codecs(channels: int, rate: int, notes: list[str]) -> list[str]:
     """The codecs people use and the bundled ones for so many channels; what cannot be used is noted."""
     bundled = [name for name in hub.bundled_names() if not name.startswith("speech") or rate == _SPEECH_RATE]
     names = []
-    for name in [*RIVALS, *bundled]:
-        try:
-            spec = create_codec(name).spec
-        except CmlError as error:
-            notes.append(f"{error} It is left out.")
-            continue
+    for name, spec in usable([*RIVALS, *bundled], notes):
         if spec.ndim == 1 and channels in spec.channels:
             names.append(name)
         elif spec.ndim == 1 and name in RIVALS:

@@ -1,11 +1,20 @@
 """The report of `rd` for sound: BD-rates, equal rates, a table of operating points, and the curves drawn."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 from cml.eval.curves import Curve
-from cml.eval.rd_report import Request, as_markdown, compare_curves, curves_of, percent, print_points
+from cml.eval.rd_report import (
+    BD_MEANING,
+    Request,
+    as_markdown,
+    closing,
+    compare_curves,
+    curves_of,
+    percent,
+    print_points,
+    settings_table,
+)
 from rich.console import Console
 
 from cml.files import write_atomic
@@ -17,7 +26,7 @@ LABELS = {
 _DIGITS = {"covariance_error": 3}
 COMPARED = ("si_sdr", "psnr", "lsd", "dnsmos")
 """The measures of which curves are compared."""
-_LESS_IS_BETTER = frozenset({"lsd"})
+LESS_IS_BETTER = frozenset({"lsd"})
 RATES = (6, 12, 24, 48, 96)
 """kbit/s at which codecs are compared."""
 
@@ -29,7 +38,7 @@ def measured(table: pd.DataFrame) -> list[str]:
 
 def quality(table: pd.DataFrame, name: str) -> list[float]:
     """A measure so that more is better."""
-    sign = -1 if name in _LESS_IS_BETTER else 1
+    sign = -1 if name in LESS_IS_BETTER else 1
     return [sign * float(value) for value in table[name]]
 
 
@@ -41,7 +50,7 @@ def bd_rates(table: pd.DataFrame, anchor: str) -> pd.DataFrame:
 
 def at_rates(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """A measure of every curve at `RATES`, interpolated over log rate; NaN outside the measured rates."""
-    sign = -1 if name in _LESS_IS_BETTER else 1
+    sign = -1 if name in LESS_IS_BETTER else 1
     rows = []
     for label, group in curves_of(table).items():
         curve = Curve.of(list(group["kbps"]), quality(group, name))
@@ -96,9 +105,7 @@ def markdown(table: pd.DataFrame, request: Request) -> str:
         "",
         f"## BD-rate against {request.anchor}, %",
         "",
-        "Mean difference in rate at equal quality (PCHIP in log rate, over the common range of quality; points that "
-        "another point of the codec beats are left out): below zero is fewer bits. Empty: fewer than four points, or "
-        "no common range.",
+        BD_MEANING,
         "",
         as_markdown(percent(bd_rates(table, request.anchor))),
         "",
@@ -112,13 +119,7 @@ def markdown(table: pd.DataFrame, request: Request) -> str:
         shown = at.map(lambda v: v if isinstance(v, str) else "" if pd.isna(v) else f"{v:.2f}")
         lines += [as_markdown(shown.rename(columns={"codec": LABELS[column]})), ""]
     lines += ["## Operating points", "", as_markdown(points(table)), ""]
-    if table.attrs.get("notes"):
-        lines += ["## Notes", "", *(f"- {note}" for note in table.attrs["notes"]), ""]
-    if table.attrs.get("failed"):
-        lines += ["## Failed", "", *(f"- {sentence}" for sentence in table.attrs["failed"]), ""]
-    lines += ["## Made by", "", "```", request.command, "```", "", f"`{json.dumps(dict(request.versions))}`", ""]
-    lines += ["| operating point | settings |", "|---|---|"]
-    lines += [f"| {point} | `{json.dumps(dict(settings))}` |" for point, settings in request.settings.items()]
+    lines += [*closing(table, request, "Notes"), *settings_table(request)]
     return "\n".join(lines) + "\n"
 
 

@@ -18,12 +18,12 @@ _LAYOUTS = {1: "mono", 2: "stereo"}
 _TYPES = {"flt": np.float32, "fltp": np.float32, "s16": np.int16}
 
 
-def load_av() -> Any:
-    """The package PyAV, or one sentence on how to get it."""
+def load_av(need: str = "Files of sound need", extra: str = "sound") -> Any:
+    """The package PyAV, or one sentence on what needs it and which extra of ours brings it."""
     try:
         return importlib.import_module("av")
     except ImportError as error:
-        raise CodecError("Files of sound need the package av: pip install 'cml-toolkit[sound]'.") from error
+        raise CodecError(f"{need} the package av: pip install 'cml-toolkit[{extra}]'.") from error
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def encode(samples: np.ndarray, rate: int, format: AvFormat, bit_rate: int | Non
             file.mux(stream.encode(None))
     except (av.FFmpegError, ValueError, KeyError, OverflowError) as error:
         raise CodecError(
-            f"FFmpeg's {format.encoder} does not encode {channels} channel(s) at {rate} Hz: {_reason(error)}."
+            f"FFmpeg's {format.encoder} does not encode {channels} channel(s) at {rate} Hz: {reason(error)}."
         ) from error
     return buffer.getvalue()
 
@@ -109,7 +109,7 @@ def decode(blob: bytes, container: str) -> tuple[np.ndarray, int, int | None]:
             rate = stream.codec_context.sample_rate
             told = None if stream.duration is None else round(stream.duration * stream.time_base * rate)
     except (av.FFmpegError, OSError, ValueError, EOFError) as error:
-        raise BitstreamError(f"These bytes are not a whole {container} file: {_reason(error)}.") from error
+        raise BitstreamError(f"These bytes are not a whole {container} file: {reason(error)}.") from error
     if not parts or not parts[0].size:
         raise BitstreamError(f"These bytes are not a whole {container} file: no sample comes out of them.")
     return np.concatenate(parts, 1), rate, told
@@ -122,7 +122,7 @@ def rate_of(blob: bytes, container: str) -> int:
         with av.open(io.BytesIO(blob), "r", format=container) as file:
             return file.streams.audio[0].codec_context.sample_rate
     except (av.FFmpegError, OSError, ValueError, EOFError, IndexError) as error:
-        raise BitstreamError(f"These bytes are not a whole {container} file: {_reason(error)}.") from error
+        raise BitstreamError(f"These bytes are not a whole {container} file: {reason(error)}.") from error
 
 
 def _samples(frame: Any) -> np.ndarray:
@@ -130,5 +130,6 @@ def _samples(frame: Any) -> np.ndarray:
     return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What FFmpeg, or Python, says of an error, without a full stop."""
     return str(getattr(error, "strerror", None) or error).strip().rstrip(".")

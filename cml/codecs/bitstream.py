@@ -70,8 +70,8 @@ class Container:
         extras = self._extras()
         version = VERSION if extras else _PLAIN
         head = _HEAD.pack(MAGIC, version, bytes.fromhex(self.codec_id), flags, self.parameter)
-        numbers = b"".join(map(_varint, (*self.shape, self.channels)))
-        body = head + numbers + extras + _varint(len(self.payload)) + self.payload
+        numbers = b"".join(map(varint, (*self.shape, self.channels)))
+        body = head + numbers + extras + varint(len(self.payload)) + self.payload
         return body + _CRC.pack(zlib.crc32(body))
 
     def _extras(self) -> bytes:
@@ -85,7 +85,7 @@ class Container:
             deflated = zlib.compress(written, 9)
             if len(deflated) < len(written):
                 kinds, written = kinds | _DEFLATED, deflated
-            parts += _varint(len(written)) + written
+            parts += varint(len(written)) + written
         return bytes([kinds]) + parts if kinds else b""
 
     @classmethod
@@ -107,7 +107,7 @@ class Container:
         position, numbers = _HEAD.size, []
         ndim = flags >> 5 & 3
         for _ in range(ndim + 2):
-            number, position = _read_varint(body, position)
+            number, position = read_varint(body, position)
             numbers.append(number)
         *shape, channels = numbers
         depth = flags >> 3 & 3
@@ -116,7 +116,7 @@ class Container:
         level, facts = (), {}
         if version == VERSION:
             level, facts, position = _read_extras(body, position, shape[0])
-        length, position = _read_varint(body, position)
+        length, position = read_varint(body, position)
         if len(body) - position != length:
             raise BitstreamError(f"The container promises {length} bytes of payload and holds {len(body) - position}.")
         return cls(
@@ -163,7 +163,8 @@ def is_container(blob: bytes) -> bool:
     return blob[: len(MAGIC)] == MAGIC
 
 
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
+    """A number of 0 or more, seven bits a byte, the lowest first."""
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
@@ -172,7 +173,8 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """The number at a position, and the position after it; BitstreamError where it is cut off or endless."""
     number = 0
     for shift in range(0, 63, 7):
         if position >= len(data):
@@ -210,7 +212,7 @@ def _read_extras(body: bytes, position: int, channels: int) -> tuple[tuple[float
         if not all(map(math.isfinite, level)) or level[0] < 0:
             raise BitstreamError("The container's level makes no sense.")
     if kinds & _FACTS:
-        length, position = _read_varint(body, position)
+        length, position = read_varint(body, position)
         written, position = body[position : position + length], position + length
         try:
             if kinds & _DEFLATED:

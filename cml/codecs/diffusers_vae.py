@@ -1,15 +1,17 @@
-"""The autoencoders that diffusers saves, as codecs of pictures.
+"""The autoencoders that diffusers saves, as codecs of pictures and of video.
 
-    vae:FOLDER        AutoencoderKL: Stable Diffusion 1.x to 3, SDXL, FLUX
-    cosmos:FOLDER     AutoencoderKLCosmos: the continuous tokenizers of Cosmos; a picture is a video of one frame
-    vae:hf:owner/name the same from the Hugging Face hub
+    vae:FOLDER            AutoencoderKL: Stable Diffusion 1.x to 3, SDXL, FLUX
+    cosmos:FOLDER         AutoencoderKLCosmos: the continuous tokenizers of Cosmos; a picture is a video of one frame
+    cosmos-video:FOLDER   the same, for video
+    vae:hf:owner/name     the same from the Hugging Face hub
 
-A folder holds config.json and diffusion_pytorch_model.safetensors, by itself or in the `vae` of a pipeline. Pictures
-are fed in [-1, 1], as the networks were trained. Their own scaling stands in for the statistics of the latents.
+A folder holds config.json and diffusion_pytorch_model.safetensors, by itself or in the `vae` of a pipeline. Signals are
+fed in [-1, 1], as the networks were trained. Their own scaling stands in for the statistics of the latents.
 """
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from cml.errors import CmlError, CodecError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 _PARTS = (hub.CONFIG, WEIGHTS)
-_CLASSES = {"vae": "AutoencoderKL", "cosmos": "AutoencoderKLCosmos"}
+_CLASSES = {"vae": "AutoencoderKL", "cosmos": "AutoencoderKLCosmos", "cosmos-video": "AutoencoderKLCosmos"}
 # Names of the attention layers in files of before diffusers 0.18, Stable Diffusion 1.x among them.
 _OLD_NAME = re.compile(r"(?<=\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
 _NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -57,8 +59,37 @@ class Cosmos(Vae):
         return super().synthesis(z[:, :, None])[:, :, 0]
 
 
+class CosmosVideo(Vae):
+    """A video autoencoder: AutoencoderKLCosmos, which keeps the first frame by itself and each F_t after it together.
+
+        x (3, t, H, W) --last frame repeated up to 1 + k F_t--> latents (c, 1 + k, H/F, W/F) --> 1 + k F_t frames, cut
+
+    The network sees a whole clip at once: give it long ones in blocks.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self._frames: int = self.network.config["temporal_compression_ratio"]  # pyright: ignore
+        cell = (self._frames, self._patch, self._patch)
+        self._spec = replace(self._spec, ndim=3, axis_patches=() if self._frames == self._patch else cell)
+
+    def _grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        first, *rest = super()._grid((shape[0], *shape[2:]))
+        return first, 1 - (1 - shape[1]) // self._frames, *rest
+
+    def _size(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        return 1 + (grid[0] - 1) * self._frames, *super()._size(grid[1:])
+
+    def _z(self, x: Tensor) -> Tensor:
+        frames = self._size(self._grid(tuple(x.shape))[1:])[0]
+        return super()._z(x[:, torch.arange(frames).clamp(max=x.shape[1] - 1)])
+
+
+_CODECS = {"vae": Vae, "cosmos": Cosmos, "cosmos-video": CosmosVideo}
+
+
 def load_vae(name: str, step: float | None = None, entropy: str | None = None) -> Vae:
-    """The codec of "vae:FOLDER" or "cosmos:FOLDER", where FOLDER may be "hf:owner/name".
+    """The codec of "vae:FOLDER", "cosmos:FOLDER" or "cosmos-video:FOLDER"; FOLDER may be "hf:owner/name".
 
     Args:
         name: of the codec.
@@ -73,15 +104,16 @@ def load_vae(name: str, step: float | None = None, entropy: str | None = None) -
     folder = _locate(kind, path)
     network = _load_network(_CLASSES[kind], kind, folder)
     config: dict[str, Any] = {key: value for key, value in network.config.items() if not key.startswith("_")}
-    mean, std = _cosmos_statistics(config) if kind == "cosmos" else _statistics(config)
-    return {"vae": Vae, "cosmos": Cosmos}[kind](
+    cosmos = kind != "vae"
+    mean, std = _cosmos_statistics(config) if cosmos else _statistics(config)
+    return _CODECS[kind](
         name,
         network,
         channels=config["in_channels"],
-        patch=config["spatial_compression_ratio"] if kind == "cosmos" else 2 ** (len(config["block_out_channels"]) - 1),
+        patch=config["spatial_compression_ratio"] if cosmos else 2 ** (len(config["block_out_channels"]) - 1),
         mean=mean,
         std=std,
-        config={"network": _CLASSES[kind], **config},
+        config={"network": _CLASSES[kind], **config} | ({"ndim": 3} if kind == "cosmos-video" else {}),
         settings={"network": _CLASSES[kind], "diffusers": _diffusers().__version__},
         default_step=float(f"{_DEFAULT_STEP * float(std.mean()):.3g}"),
         step=step,

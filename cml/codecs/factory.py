@@ -37,6 +37,20 @@ CODECS = Registry(
         "mp3": "cml.codecs.sound_files:Mp3",
         "aac": "cml.codecs.sound_files:Aac",
         "flac": "cml.codecs.sound_files:Flac",
+        "slices-jpeg2000": "cml.codecs.slices:SlicesJpeg2000",
+        "slices-jpegxl": "cml.codecs.slices:SlicesJpegXl",
+        "slices-hevc": "cml.codecs.slices:SlicesHevc",
+        "zfp": "cml.codecs.floating:Zfp",
+        "sz3": "cml.codecs.floating:Sz3",
+        "sperr": "cml.codecs.floating:Sperr",
+        "downsample": "cml.codecs.downsample:Downsample",
+        "x264": "cml.codecs.video_files:X264",
+        "x265": "cml.codecs.video_files:X265",
+        "vp9": "cml.codecs.video_files:Vp9",
+        "av1": "cml.codecs.video_files:Av1",
+        "frames-jpeg": "cml.codecs.frames:FramesJpeg",
+        "frames-avif": "cml.codecs.frames:FramesAvif",
+        "decimate": "cml.codecs.downsample:Decimate",
     },
 )
 
@@ -46,6 +60,7 @@ _LOADERS = {
     "livecodec": "cml.codecs.published:load_published",
     "vae": "cml.codecs.diffusers_vae:load_vae",
     "cosmos": "cml.codecs.diffusers_vae:load_vae",
+    "cosmos-video": "cml.codecs.diffusers_vae:load_vae",
     "taef2": "cml.codecs.taef2:load_taef2",
     "compressai": "cml.codecs.compressai:load_compressai",
     "encodec": "cml.codecs.sound_neural:load_sound_network",
@@ -92,8 +107,9 @@ def create_codec(name: str, **options: Any) -> Codec:
     Args:
         name: "jpeg", "rgb_f8c48:step=0.5", a folder of config.json and model.safetensors, "hf:owner/name",
             a checkpoint of the papers' packages, "walloc:FILE.pth" or "livecodec:FILE", a learned rival,
-            "vae:FOLDER", "cosmos:FOLDER", "taef2", "compressai:mbt2018,quality=3", of sound "encodec:FOLDER",
-            "dac:FOLDER", "mimi:FOLDER", "lyra", or external programs, "command:FILE.yaml" (see `cml.codecs.command`).
+            "vae:FOLDER", "cosmos:FOLDER", "cosmos-video:FOLDER", "taef2", "compressai:mbt2018,quality=3",
+            of sound "encodec:FOLDER", "dac:FOLDER", "mimi:FOLDER", "lyra", or external programs, "command:FILE.yaml"
+            (see `cml.codecs.command`).
         options: the same options as keywords; they win over those in the name.
 
     Raises:
@@ -153,7 +169,7 @@ def _bundled(codec_id: str) -> Codec | None:
 
 
 def identify(blob: bytes) -> Codec:
-    """The codec that decodes some bytes: a cml container, or a picture or sound file of a conventional codec.
+    """The codec that decodes some bytes: a cml container, or a file of a conventional codec.
 
     Raises:
         BitstreamError: no codec knows these bytes, or the container is damaged.
@@ -170,7 +186,7 @@ def identify(blob: bytes) -> Codec:
         if codec is not None:
             return codec
     if codec_id is None:
-        raise BitstreamError("These bytes are neither a cml container nor a picture or sound file of a known codec.")
+        raise BitstreamError("These bytes are neither a cml container nor a file of a known codec.")
     if codec_id in _seen:
         return create_codec(_seen[codec_id])
     raise BitstreamError(

@@ -112,7 +112,7 @@ class GenerativeCodec(nn.Module, Codec):
 
     def _x_hat(self, z: Tensor, shape: tuple[int, ...]) -> Tensor:
         x_hat = self.synthesis(z[None].to(self._device))[0].float().cpu()
-        self._check_shape(x_hat, (shape[0], *(self._patch * n for n in z.shape[1:])))
+        self._check_shape(x_hat, (shape[0], *self._size(tuple(z.shape[1:]))))
         if not x_hat.isfinite().all():
             raise BitstreamError(f"These latents are beyond what the network of {self.spec.name} computes with.")
         return crop(x_hat, shape[1:]).clamp(-1, 1)
@@ -157,6 +157,10 @@ class GenerativeCodec(nn.Module, Codec):
     def _grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return self._latents, *grid_shape(shape[1:], self._patch)
 
+    def _size(self, grid: tuple[int, ...]) -> tuple[int, ...]:
+        """Spatial size of what latents of a grid decode to, before the crop."""
+        return tuple(self._patch * n for n in grid)
+
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
         if self.entropy != FP16:
             return self.pack(self._encode(x), bit_depth)
@@ -194,8 +198,8 @@ class GenerativeCodec(nn.Module, Codec):
                 f"The container was written by codec {container.codec_id}, not by {self.spec.name} "
                 f"({self.spec.codec_id}): choose the codec it was written with."
             )
-        shape = container.shape
-        if len(shape) != 3 or shape[0] not in self.spec.channels or container.channels != self._latents:
+        shape, axes = container.shape, self.spec.ndim
+        if len(shape) != axes + 1 or shape[0] not in self.spec.channels or container.channels != self._latents:
             raise BitstreamError(f"A signal of shape {shape} is not one of {self.spec.name}.")
         return container
 

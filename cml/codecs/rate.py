@@ -62,7 +62,21 @@ _STEERING = {
     "mp3": Steering("kbps", 8, 320, among=Mp3.BIT_RATES),
     "vorbis": Steering("quality", 0, 10),
     "resample": Steering("factor", 64, 1),
+    "slices-jpeg2000": Steering("rate", 5000.0, 1.0, whole=False),
+    "slices-jpegxl": Steering("quality", 0, 100),
+    "slices-hevc": Steering("crf", 51, 0),
+    "zfp": Steering("tolerance", 16.0, 1e-6, whole=False),
+    "sz3": Steering("tolerance", 1.0, 1e-6, whole=False),
+    "sperr": Steering("bpp", 0.005, 16.0, whole=False),
+    "downsample": Steering("factor", 32, 1),
+    "x264": Steering("crf", 51, 0),
+    "x265": Steering("crf", 51, 0),
+    "vp9": Steering("crf", 63, 0),
+    "av1": Steering("crf", 63, 1),
+    "frames-jpeg": Steering("quality", 1, 100),
+    "frames-avif": Steering("quality", 0, 100),
 }
+_PSNR = Steering("psnr", 10.0, 120.0, whole=False)
 _BITS_OF_SOUND = Steering("bits", 1, 16)
 _LYRA = Steering("kbps", 3.2, 9.2, among=Lyra.BIT_RATES)
 _COMPRESSAI = Steering("quality", 1, 6)  # all of its models have these
@@ -77,6 +91,8 @@ def steering(name: str) -> Steering | None:
     base, options = parse_operating_point(name)
     if base == "bits" and options.get("ndim") == 1:
         return _BITS_OF_SOUND
+    if base == "slices-jpeg2000" and "psnr" in options:
+        return _PSNR
     if base in _STEERING:
         return _STEERING[base]
     if base.partition(":")[0] == "lyra":
