@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,9 +93,10 @@ def draw(run: Run, task: Task, table: pd.DataFrame, results: Sequence[Result], p
             kept = dict(file)
         title = f"{result.view}\n{result.codec}\n{score.replace('_', ' ')} {result.metrics[score]:.3g}"
         columns.append((title, kept["answer"]))
-    inputs = np.stack([task.signal("test", int(index)).numpy() for index in kept["indices"]])
+    look = getattr(task, "picture", partial(task.signal, "test"))  # of signals of three axes, a picture
+    inputs = np.stack([look(int(index)).numpy() for index in kept["indices"]])
     columns = [("input", inputs), ("truth", kept["truth"]), *columns]
-    rows, height = len(inputs), 2.2 * task.size[0] / task.size[1]
+    rows, height = len(inputs), 2.2 * inputs.shape[-2] / inputs.shape[-1]
     figure = Figure(figsize=(2.2 * len(columns), height * rows + 0.7), dpi=110, layout="constrained")
     for row in range(rows):
         for place, (title, pictures) in enumerate(columns):

@@ -15,7 +15,16 @@ from cml.eval import answers
 from cml.eval.complexity import CodecSpeed, ModelCost, codec_speed, model_cost
 from cml.eval.prepared import Prepared
 from cml.eval.progress import Progress
-from cml.eval.protocols import REUSED, original, prepare, prepared_items, protocol_version, view_stem
+from cml.eval.protocols import (
+    REUSED,
+    carrier,
+    original,
+    prepare,
+    prepared_items,
+    protocol_version,
+    taken,
+    view_stem,
+)
 from cml.eval.results import Result, Run, cell_key
 from cml.tasks.base import Score, Task
 from rich.console import Console
@@ -142,8 +151,9 @@ def _run_condition(
     try:
         with progress.step(f"{title}: encode", prepared_items(condition.view, task)) as advance:
             prepared = prepare(condition.view, condition.codec, task, patch, advance)
+            codec = carrier(condition.view, condition.codec, task)
             signals = [task.signal("test", i) for i in range(min(_TIMED_SIGNALS, task.count("test")))]
-            speed = codec_speed(condition.view, condition.codec, signals)
+            speed = codec_speed(condition.view, codec, [taken(codec, x) for x in signals])
     except Exception as error:  # one codec must not stop the matrix
         for seed in seeds:
             run.append(result := failure(task, condition, seed, patch, error))
@@ -174,7 +184,6 @@ def _run_cell(
     context = context_of(task, condition, seed, patch)
     key = cell_key(context)
     model, stem_path = task.build(prepared.stem, seed)
-    cost = model_cost(model, stem_path, prepared.stem)
     if prepared.train is not None:
         train_ips = task.train(model, prepared.train, prepared.shift, seed, lambda epoch, loss: advance()).rate
     elif task.frozen:
@@ -183,6 +192,7 @@ def _run_cell(
         trained = _trained("bigpatch", task, seed, patch, run)
         model.load_state_dict(load_file(run.model_path(trained.key)))
         train_ips = trained.train_ips
+    cost = model_cost(model, stem_path, prepared.stem)  # of what training made: it may add support vectors
     score = task.score(model, prepared.test)
     metrics = dict(score.metrics)
     if score.pictures is not None:

@@ -10,7 +10,7 @@ import torch
 from cml.eval.cells import Condition, context_key
 from cml.eval.complexity import timed
 from cml.eval.matrix import Comparison
-from cml.eval.protocols import REUSED, blank_inputs, original, prepared_items, view_stem
+from cml.eval.protocols import REUSED, blank_inputs, carrier, original, prepared_items, taken, view_stem
 from cml.eval.results import Result, Run
 from cml.tasks.base import Task
 from rich.box import SIMPLE_HEAD
@@ -124,11 +124,12 @@ class _Clock:
 
     def condition(self, condition: Condition, seeds: int) -> float:
         """Seconds of some seeds of a condition."""
-        task, view, codec = self._task, condition.view, condition.codec
+        task, view = self._task, condition.view
+        codec = carrier(view, condition.codec, task)
         decodes = view in ("reconstruction", "retrained")
 
         def code() -> None:
-            blob = codec.compress(task.signal("test", 0))
+            blob = codec.compress(taken(codec, task.signal("test", 0)))
             if decodes:
                 codec.decompress(blob)
 

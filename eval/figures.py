@@ -13,8 +13,8 @@ from matplotlib.lines import Line2D
 from cml.files import write_atomic
 
 MARKERS = {
-    "pixels": "*", "waveform": "*", "bigpatch": "P", "spectrogram": "D", "resize": "s", "resample": "s", "latent": "o",
-    "reconstruction": "x", "retrained": "^",
+    "pixels": "*", "waveform": "*", "bigpatch": "P", "spectrogram": "D", "pca": "D", "resize": "s", "resample": "s",
+    "latent": "o", "reconstruction": "x", "retrained": "^",
 }  # fmt: skip
 LINES: dict[str, Any] = {"latent": "-", "resize": "-", "resample": "-", "reconstruction": ":", "retrained": "--"}
 

@@ -42,6 +42,8 @@ _NEGATIVE, _ZERO, _POSITIVE = (24, 78, 140), (247, 246, 243), (165, 38, 42)
 
 def draw(task: Task, codecs: Sequence[Codec], table: pd.DataFrame, path: Path) -> None:
     """Draw a test item through every lossy codec, each at the operating point nearest to the median rate."""
+    if len(task.size) == 3:
+        return  # slices of volumes are in the rate-distortion report
     if len(task.size) == 1:
         from cml.eval import sound_gallery  # it uses this module
 
@@ -112,6 +114,8 @@ def keep(task: Task, codecs: Sequence[Codec], folder: Path) -> None:
     Of pictures: lossless WebP, the middle of each where the whole would be too much for a page, latents as PNG, and
     `gallery.json`, which names them. Rate and PSNR are of the whole picture. A codec that fails leaves its sentence.
     """
+    if len(task.size) == 3:
+        return
     if len(task.size) == 1:
         from cml.eval import sound_gallery
 

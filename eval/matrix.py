@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cml.eval.cells import Condition, context_key
-from cml.eval.protocols import REUSED, VIEWS, original, view_stem, views_of
+from cml.eval.protocols import REUSED, VIEWS, forms, original, view_stem, views_of
 from cml.eval.results import cell_key
 from cml.tasks.base import TASKS, Task
 
@@ -37,7 +37,7 @@ QUICK_CODECS = {
     1: f"{_SIZES} gray_f8c16:step=0.25 gray_f8c16:step=1 jpeg:quality=5 jpeg:quality=30",
     3: f"{_SIZES} rgb_f8c48:step=0.5 rgb_f8c48:step=1.5 jpeg:quality=5 jpeg:quality=30",
 }
-_NAMES = {1: "sound", 2: "pictures"}
+_NAMES = {1: "sound", 2: "pictures", 3: "signals of three axes"}
 """Of signals, by their axes."""
 
 
@@ -145,17 +145,17 @@ def _suited(task: Task, quick: bool) -> list[str]:
 def _check(codec: Codec, task: Task) -> None:
     """Whether a codec takes the signals of a task, or a sentence."""
     spec = codec.spec
-    if spec.ndim != len(task.size):
+    channels = forms(task)
+    if spec.ndim not in channels:
         raise CmlError(
             f"The task {task.name} has {_NAMES[len(task.size)]}, and {spec.name} takes "
             f"{_NAMES.get(spec.ndim, f'signals of {spec.ndim} axes')}; choose another codec (cml list)."
         )
-    if task.channels not in spec.channels:
+    count = channels[spec.ndim]
+    if count not in spec.channels:
         ends = map(str, (spec.channels[0], spec.channels[-1]))
         takes = " to ".join(ends) if len(spec.channels) > 8 else " or ".join(map(str, spec.channels))
-        raise CmlError(
-            f"{spec.name} takes {takes} channels, the data has {task.channels}; choose another codec (cml list)."
-        )
+        raise CmlError(f"{spec.name} takes {takes} channels, the data has {count}; choose another codec (cml list).")
     told, rate = spec.settings.get("rate"), getattr(task, "rate", None)
     if rate is not None and told not in (None, rate):
         raise CmlError(
@@ -178,13 +178,20 @@ def plan(task: Task, points: Sequence[str], views: Sequence[str] | None, patch: 
         Condition(view, codec)
         for view in VIEWS
         for codec in codecs.values()
-        if view in views_of(codec)
-        and view in task.views
-        and (view in wanted or (view in REUSED and "reconstruction" in wanted))
+        if view in views_of(codec, task) and (view in wanted or (view in REUSED and "reconstruction" in wanted))
     ]
+    conditions = _once(conditions, task, patch)
     for view in views or ():
         if not any(condition.view == view for condition in conditions):
             raise CmlError(f"None of the codecs {', '.join(points)} has the view {view}; add one that has (cml list).")
     for stem in {view_stem(condition.view, condition.codec, task, patch) for condition in conditions}:
         task.build(stem, seed=0)
     return conditions
+
+
+def _once(conditions: list[Condition], task: Task, patch: int) -> list[Condition]:
+    """Without those of `pca` that differ from another only in a codec, which has no part in them but its size."""
+    kept: dict[object, Condition] = {}
+    for c in conditions:
+        kept.setdefault((c.view, view_stem(c.view, c.codec, task, patch) if c.view == "pca" else c.codec.spec.name), c)
+    return list(kept.values())

@@ -1,9 +1,12 @@
 """Views: what the downstream model sees of a codec. Named in every result, never implied.
 
-Of pictures (`picture_protocols`) and of sound (`sound_protocols`), where a patch is so many samples in time:
+Of pictures (`picture_protocols`), of sound (`sound_protocols`), where a patch is so many samples in time, and of
+volumes, cubes and video (`volume_protocols`), where it is so many of the last two axes:
 
 pixels, waveform   full resolution, a patch half as large: the ceiling, at four times the tokens, of sound at twice
 bigpatch        full resolution, the patch that the latents have: the control at equal tokens, no codec at all
+pca             of hyperspectral cubes: the first principal components of the spectra, by the training pixels, as many a
+                pixel as a codec has latents, which has no other part in it
 spectrogram     of sound: log-mel, of every sample, a column a patch: what such models are mostly fed, at equal tokens
 resize, resample   a true antialiased downsample of the whole signal, at equal tokens. Sound has a word of its own: what
                 changes is the rate of its samples, a clip is as long as ever
@@ -18,12 +21,13 @@ A task whose model comes trained has two of them: the ceiling, its own input, an
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cml.eval import picture_protocols
 from cml.eval.prepared import Prepared
 from cml.tasks.base import Task
+from torch import Tensor
 
 from cml.codecs.base import Codec
 from cml.data.latents import ModelInputs, Space
@@ -33,11 +37,12 @@ CEILINGS = ("pixels", "waveform")
 """The first view of every task is one of these."""
 REUSED = (*CEILINGS, "bigpatch")
 """Views of originals, whose models `reconstruction` uses again."""
-VIEWS = (*REUSED, "spectrogram", "resize", "resample", "latent", "reconstruction", "retrained")
+VIEWS = (*REUSED, "spectrogram", "pca", "resize", "resample", "latent", "reconstruction", "retrained")
 USUAL_VIEWS = ("pixels", "bigpatch", "resize", "latent", "reconstruction")
+USUAL_HYPER_VIEWS = ("pixels", "bigpatch", "pca", "resize", "latent", "reconstruction")
 USUAL_SOUND_VIEWS = ("waveform", "bigpatch", "spectrogram", "resample", "latent", "reconstruction")
 """Those of a comparison that names none."""
-_KINDS = {1: "cml.eval.sound_protocols", 2: "cml.eval.picture_protocols"}
+_KINDS = {1: "cml.eval.sound_protocols", 2: "cml.eval.picture_protocols", 3: "cml.eval.volume_protocols"}
 
 
 def _kind(ndim: int) -> Any:
@@ -55,9 +60,26 @@ def protocol_version(task: Task) -> int:
     return _kind(len(task.size)).VERSION
 
 
-def views_of(codec: Codec) -> tuple[str, ...]:
-    """The views that make sense for a codec."""
-    return _kind(codec.spec.ndim).views_of(codec)
+def views_of(codec: Codec, task: Task | None = None) -> tuple[str, ...]:
+    """The views that make sense for a codec: of those that a task has, or of all on signals of its axes."""
+    if task is None:
+        return tuple(view for view in _kind(codec.spec.ndim).views_of(codec) if view != "pca")
+    return tuple(view for view in _kind(len(task.size)).views_of(codec) if view in task.views)
+
+
+def forms(task: Task) -> Mapping[int, int]:
+    """Channels of a signal to a codec of so many axes; a cube is also a picture, with a channel a band."""
+    return getattr(task, "forms", {len(task.size): task.channels})
+
+
+def carrier(view: str, codec: Codec, task: Task) -> Codec:
+    """The codec whose containers a view comes from: nearly always its own."""
+    return _kind(3).carrier(view, codec) if len(task.size) == 3 else codec
+
+
+def taken(codec: Codec, x: Tensor) -> Tensor:
+    """A signal (C, *axes) as a codec takes it: a cube of one channel loses that where the codec has two axes."""
+    return x[0] if codec.spec.ndim == x.dim() - 2 else x
 
 
 def view_stem(view: str, codec: Codec, task: Task, patch: int) -> StemShape:

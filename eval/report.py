@@ -12,7 +12,7 @@ import pandas as pd
 from cml.eval import answers, figures, gallery, report_words, tables
 from cml.eval.cells import kbps_of
 from cml.eval.metrics import retention
-from cml.eval.protocols import CEILINGS, USUAL_SOUND_VIEWS, USUAL_VIEWS, VIEWS
+from cml.eval.protocols import CEILINGS, USUAL_HYPER_VIEWS, USUAL_SOUND_VIEWS, USUAL_VIEWS, VIEWS
 from cml.eval.results import Result, Run
 from cml.eval.statistics import outcome_of, paired_bootstrap
 from cml.tasks.base import Task
@@ -33,6 +33,7 @@ _SECOND = {
     "boundary_f1": "boundary F1", "colour_psnr": "colour PSNR", "ssim": "SSIM", "lpips": "LPIPS",
     "colourfulness": "colourfulness", "cer": "CER", "line_accuracy": "lines right", "lines_found": "lines found",
     "anls": "ANLS", "fields": "fields", "exact_match": "exact", "si_sdr": "SI-SDR", "sdr": "SDR",
+    "average_accuracy": "average", "kappa": "kappa", "dice": "Dice",
 }  # fmt: skip
 """Metrics beside the main score that a person reads in the table."""
 PICTURES = {
@@ -249,7 +250,7 @@ def command(request: Mapping[str, Any]) -> str:
     for name in options:
         parts += [f"--{name}", str(request[name])]
     parts += ["--codecs", " ".join(request["codecs"])]
-    if tuple(request["views"]) not in (USUAL_VIEWS, USUAL_SOUND_VIEWS):
+    if tuple(request["views"]) not in (USUAL_VIEWS, USUAL_SOUND_VIEWS, USUAL_HYPER_VIEWS):
         parts += ["--views", " ".join(request["views"])]
     return shlex.join(parts)
 

@@ -1,4 +1,4 @@
-"""What a report says of its views and its data, of pictures and of sound."""
+"""What a report says of its views and its data, of pictures, of sound and of signals of three axes."""
 
 from cml.tasks.base import Task
 
@@ -7,12 +7,17 @@ _LAST = (
     "container, container to the model's input. Train: samples a second, all threads, from memory."
 )
 
+_NOUNS = {1: ("sound", "sounds"), 2: ("picture", "pictures"), 3: ("signal", "signals")}
+"""A test item, and several, by the axes of the signals."""
+
 
 def views(task: Task) -> str:
     """What the views are."""
     ceiling, things = task.views[0], nouns(task)[1]
-    tokens = "four times" if len(task.size) == 2 else "twice"
+    tokens = "twice" if len(task.size) == 1 else "four times"
     more = ""
+    if "pca" in task.views:
+        more = "`pca` has the first components of the original spectra, as many a pixel as the codec has latents. "
     if "spectrogram" in task.views:
         more = "`spectrogram` is log-mel, of every sample, a column a patch. "
     return (
@@ -30,6 +35,13 @@ def data(task: Task) -> str:
             f"Pictures: {task.description}, {_pictures(task)} before any codec; bpp is of that picture. `identity` is "
             "charged raw samples, `resize` lossless WebP. " + _LAST.format(thing="picture")
         )
+    if len(task.size) == 3:
+        size = "x".join(map(str, task.size))
+        return (
+            f"Signals: {task.description}; {size} before any codec, {task.count('train')} to train and "
+            f"{task.count('test')} to test; bpp is bits a voxel, or a place and time of video. `identity` is charged "
+            "raw samples. " + _LAST.format(thing="signal")
+        )
     counts = f"{task.count('train')} to train, of {task.size[0]} samples or more, and {task.count('test')} to test"
     if task.frozen:
         counts = f"{task.count('test')} to test"
@@ -41,12 +53,12 @@ def data(task: Task) -> str:
 
 def nouns(task: Task) -> tuple[str, str]:
     """A test item, and several."""
-    return ("picture", "pictures") if len(task.size) == 2 else ("sound", "sounds")
+    return _NOUNS[len(task.size)]
 
 
 def caption(title: str, task: Task) -> str:
     """A caption of pictures, of what the task has."""
-    return title if len(task.size) == 2 else title.replace("picture", "sound")
+    return title.replace("picture", nouns(task)[0])
 
 
 def by_model(ceiling: str) -> str:

@@ -32,10 +32,10 @@ from cml.hub import bundled_names
 
 FOLDER = "tables"
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
-"""Bits a pixel, or a sample of sound, at which curves are compared."""
+"""Bits a pixel, a voxel, or a sample of sound, at which curves are compared."""
 ANCHORS = (("reconstruction", "jpeg"), ("reconstruction", "opus"))
 """View and codec that curves are compared with, where a run has it."""
-SINGLE_RATE = (*REUSED, "spectrogram")  # views of the originals
+SINGLE_RATE = (*REUSED, "spectrogram", "pca")  # views of the originals
 PER_COMPARISON = (
     "*: the 95 % paired bootstrap interval over the test items excludes zero. Intervals are per comparison: of twenty "
     "codecs that are equal, one gets a star by chance."

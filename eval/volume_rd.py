@@ -42,7 +42,7 @@ RIVALS: Mapping[str, tuple[str, ...]] = {
     "cube": (*_OF_ARRAYS, "downsample:axes=2"),
     "video": _OF_VIDEO,
 }
-_OURS = {"volume": "volume_", "cube": "hyper_", "video": "video_"}
+_OURS = {"volume": ("volume_",), "cube": ("hyper_", "aviris_"), "video": ("video_",)}
 _PEAK = 255  # of 8-bit video
 
 # Raised whenever a measured number changes its meaning; rows of different versions are never mixed.

@@ -19,11 +19,14 @@ TASKS = Registry(
         "colorization": "cml.tasks.colorization:Colorization",
         "docvqa": "cml.tasks.docvqa:DocVqa",
         "documents": "cml.tasks.documents:Documents",
+        "hyperspectral": "cml.tasks.hyperspectral:Hyperspectral",
         "imagenet": "cml.tasks.imagenet:ImageNet",
         "receipts": "cml.tasks.receipts:Receipts",
         "segmentation": "cml.tasks.segmentation:Segmentation",
         "separation": "cml.tasks.separation:Separation",
         "sound": "cml.tasks.sound:SoundClassification",
+        "video": "cml.tasks.video:VideoSegmentation",
+        "volumes": "cml.tasks.volumes:VolumeSegmentation",
     },
 )
 

@@ -176,8 +176,8 @@ class Segmentation:
             },
             items={"confusion": confusion.astype(np.int32), "outcome": mean_iou(confusion), "boundary_f1": edges},
             pictures=Pictures(
-                truth=_coloured(inputs.labels[shown], count),
-                answer=_coloured(answers[shown], count),
+                truth=coloured(inputs.labels[shown], count),
+                answer=coloured(answers[shown], count),
                 indices=shown.tolist(),
             ),
         )
@@ -191,7 +191,7 @@ def _scaled(size: tuple[int, int], height: int | None) -> tuple[int, int]:
     return height, max(1, round(size[1] * height / size[0] / _PATCH)) * _PATCH
 
 
-def _coloured(labels: Tensor, classes: int) -> Tensor:
+def coloured(labels: Tensor, classes: int) -> Tensor:
     """uint8 (N, H, W) to (N, 3, H, W); void is black."""
     palette = torch.zeros(256, 3, dtype=torch.uint8)
     for label in range(classes):

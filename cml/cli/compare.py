@@ -20,8 +20,10 @@ def compare(
         str | None,
         typer.Option(
             help="elpv, or folder:PATH (one folder a class, or train/ and test/ of them); folder-seg:PATH or "
-            "hf:NAME[,CONFIG] for segmentation, sroie:PATH for documents and receipts, docvqa:PATH for docvqa.  "
-            "\\[default: elpv]"
+            "hf:NAME[,CONFIG] for segmentation, sroie:PATH for documents and receipts, docvqa:PATH for docvqa; "
+            "esc10:PATH[,fold=5] or folder:PATH for sound, slakh:PATH, musdb:PATH or stems:PATH for separation; "
+            "indian-pines[:PATH] or cube:CUBE,LABELS for hyperspectral, mricron:PATH or scans:PATH for volumes, "
+            "folder-seg:PATH of numbered frames for video.  \\[default: elpv]"
         ),
     ] = None,
     codecs: Annotated[
@@ -30,15 +32,18 @@ def compare(
     views: Annotated[
         str | None,
         typer.Option(
-            help="Of pixels, bigpatch, resize, latent, reconstruction, retrained, space-separated.  "
-            "\\[default: all but the last]"
+            help="Of pixels, bigpatch, resize, latent, reconstruction, retrained, space-separated; of sound waveform "
+            "and resample are for pixels and resize, and there is spectrogram; hyperspectral has pca.  "
+            "\\[default: all but retrained]"
         ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
             help="cml:small, timm:NAME, hf:NAME; for imagenet efficientnet-lite0, timm:NAME, hf:NAME; for docvqa "
-            "hf:NAME, Donut or a chat model that takes pictures.  \\[default: the task's]"
+            "hf:NAME, Donut or a chat model that takes pictures; cml:sound for sound, cml:separator or demucs:NAME for "
+            "separation; cml:spectral or sklearn:svm for hyperspectral, cml:volume for volumes and video.  "
+            "\\[default: the task's]"
         ),
     ] = None,
     seeds: Annotated[
@@ -52,7 +57,9 @@ def compare(
             "at most.  \\[default: the data's]"
         ),
     ] = None,
-    patch: Annotated[int | None, typer.Option(help="Pixels a token along each axis.  \\[default: the task's]")] = None,
+    patch: Annotated[
+        int | None, typer.Option(help="Pixels, or samples, a token along each axis.  \\[default: the task's]")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of each training.  \\[default: the task's]")] = None,
     quick: Annotated[
         bool | None, typer.Option("--quick", help="Small pictures, few epochs: the whole in a minute or two.")
@@ -69,7 +76,7 @@ def compare(
         bool, typer.Option("--dry-run", help="Show the cells and roughly how long they take; run and write nothing.")
     ] = False,
 ) -> None:
-    """Compare what representations of a picture are worth to a machine, at which rate and at which cost.
+    """Compare what representations of a signal are worth to a machine, at which rate and at which cost.
 
     Pixels, larger patches, true downsampling, quantized latents and decoded pictures, of our codecs and of those people
     already use, through one training recipe. Finished cells are kept: run it again, or after an interruption, and only

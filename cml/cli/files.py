@@ -12,7 +12,7 @@ from cml.errors import CmlError
 
 
 def encode(
-    source: Annotated[Path, typer.Argument(help="A picture or a sound, or a folder of either.")],
+    source: Annotated[Path, typer.Argument(help="A picture, sound, volume, cube or video, or a folder of one kind.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file, or folder, to write.")],
     codec: Annotated[
         str | None,
@@ -25,17 +25,21 @@ def encode(
     max_bytes: Annotated[
         int | None, typer.Option(help="Search the best operating point whose file is at most this large.")
     ] = None,
+    index: Annotated[int | None, typer.Option(help="Which volume of a scan that holds several, from 0.")] = None,
 ) -> None:
-    """Encode a picture or a sound, or every one of a folder, to a file each.
+    """Encode a picture, a sound, a volume, a cube or a video, or every one of a folder, to a file each.
 
     Without --codec, colour goes to rgb_f8c48, grey to gray_f8c16, and sound to mono_f64c64, stereo_f64c128 or, four
-    channels of B-format, foa_f32c48. --bpp, --kbps and --max-bytes search each signal's own operating point: the
-    option that steers the rate (`step`, `quality`, `rate`, `factor`) is found, others are kept.
+    channels of B-format, foa_f32c48; volumes go to volume_f8c32, cubes to hyper_f8c32, videos to video_f8c48, the long
+    ones block by block. A folder of DICOM slices is one volume. --bpp, --kbps and --max-bytes search each signal's own
+    operating point: the option that steers the rate (`step`, `quality`, `rate`, `factor`) is found, others are kept.
     """
-    from cml.cli.sound_files import encode_sound, find_files, is_sound
+    from cml.cli.signal_files import encode_signal, find_files, is_series
+    from cml.cli.sound_files import encode_sound, is_sound
     from cml.codecs.factory import create_codec
     from cml.codecs.neural import WaveletCodec
     from cml.codecs.rate import fit_bytes, match_rate
+    from cml.data.signal_files import is_signal
     from cml.data.stripes import open_stripes
     from cml.files import write_atomic
 
@@ -44,10 +48,13 @@ def encode(
 
     def one(path: Path, target: Path) -> str:
         _spare(path, target)
-        if is_sound(path):
+        signal = is_signal(path)
+        if not signal and is_sound(path):
             return encode_sound(path, target, codec, bpp, kbps, max_bytes)
         if kbps is not None:
-            raise CmlError("--kbps is the rate of sound; give --bpp for pictures.")
+            raise CmlError("--kbps is the rate of sound; give --bpp for the rest.")
+        if signal:
+            return encode_signal(path, target, codec, bpp, max_bytes, index)
         picture = open_stripes(path)
         channels, height, width = picture.shape
         name = codec or ("rgb_f8c48" if channels == 3 else "gray_f8c16")
@@ -67,7 +74,7 @@ def encode(
         rate += f", {math.prod(picture.shape) * picture.dtype.itemsize / len(blob):.1f}:1"
         return f"{target}: {len(blob)} bytes, {rate}, {chosen.spec.name}"
 
-    if source.is_dir():
+    if source.is_dir() and not is_series(source):
         suffix = _suffix(create_codec(codec).spec.name) if codec else ".cml"
         _each_file(source, output, find_files(source), suffix, one)
     else:
@@ -79,14 +86,22 @@ def decode(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", help="The picture (.png, .tif, .bmp), sound (.wav, .flac), or folder, to write."
+            "--output",
+            "-o",
+            help="The picture (.png, .tif, .bmp), sound (.wav, .flac), volume (.nii.gz, .npy), cube (.mat, .hdr), "
+            "video (.mkv, .y4m, .mp4), or folder, to write.",
         ),
     ],
     codec: Annotated[
         str | None, typer.Option("--codec", "-c", help="Folder of the codec, where it is not one that comes with cml.")
     ] = None,
+    frames: Annotated[
+        str | None,
+        typer.Option(help="Only frames START:STOP of a video, or slices of a volume; other blocks are not decoded."),
+    ] = None,
 ) -> None:
-    """Decode a file, or every file of a folder, to pictures or sounds; the codec is found from the bytes."""
+    """Decode a file, or every file of a folder, to pictures, sounds or what else it was; the bytes tell the codec."""
+    from cml.cli.signal_files import decode_signal, is_encoded_signal, parse_range, write_frames
     from cml.cli.sound_files import decode_sound
     from cml.codecs.bitstream import Container, is_container
     from cml.codecs.factory import create_codec, identify
@@ -96,12 +111,20 @@ def decode(
     from cml.errors import DataError
     from cml.files import read_bytes
 
+    chosen_frames = parse_range(frames)
+
     def one(path: Path, target: Path) -> str:
         _spare(path, target)
+        if is_encoded_signal(path):
+            return decode_signal(path, codec, target, chosen_frames)
+        if chosen_frames is not None:
+            raise CmlError("--frames takes a part of a volume or a video.")
         blob = read_bytes(path)
         chosen = create_codec(codec) if codec else identify(blob)
         if chosen.spec.ndim == 1:
             return decode_sound(blob, codec, _named(target, ".wav"))
+        if chosen.spec.ndim == 3:
+            return write_frames(chosen.decompress(blob), _named(target, ".mkv"), chosen.spec.name)
         target = _named(target, ".png")
         if isinstance(chosen, WaveletCodec) and is_container(blob):
             container = Container.unpack(blob)
@@ -149,7 +172,8 @@ def _spare(source: Path, target: Path) -> None:
 
 def _each_file(source: Path, output: Path, files: list[Path], suffix: str, one: Callable[[Path, Path], str]) -> None:
     """Apply to every file of a folder; a bad file is named and skipped, and the exit code is then 2."""
-    targets = [output / path.relative_to(source).with_suffix(suffix) for path in files]
+    names = [path.with_suffix("") if path.name.endswith(".nii.gz") else path for path in files]
+    targets = [output / name.relative_to(source).with_suffix(suffix) for name in names]
     doubled = {target for target in targets if targets.count(target) > 1} if len(set(targets)) < len(targets) else set()
     if doubled:
         raise CmlError(

@@ -1,5 +1,6 @@
 """`cml info`: an encoded file, a latent data set or a codec, described."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from cml.codecs.bitstream import Container
 
 _SHOWN = 10  # skipped samples
+_SHORT = 100  # characters of a fact
+_POSITIONS = {3: "pixel (bpp)", 4: "voxel"}
 
 
 def info(
@@ -42,22 +45,32 @@ def info(
         console.print(_cost_table(config), highlight=False)
 
 
-def _a_second(container: "Container", blob: bytes) -> str:
-    """The rate of sound whose sampling rate the container tells."""
+def _a_second(container: "Container", size: int, length: int) -> str:
+    """The rate of sound whose sampling rate, or of video whose frame rate, the container tells."""
+    from cml.cli.signal_files import per_second
+
     rate = container.facts.get("rate")
+    if len(container.shape) == 4:
+        return per_second(container.facts, size, length)
     if len(container.shape) != 2 or not isinstance(rate, int):
         return ""
-    return f", {8 * len(blob) * rate / container.shape[1] / 1000:.2f} kbit/s"
+    return f", {8 * size * rate / length / 1000:.2f} kbit/s"
+
+
+def _shortly(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHORT else f"{text[:_SHORT]}... ({len(text)} characters)"
 
 
 def _describe_file(path: Path) -> dict[str, object]:
     from cml.codecs.bitstream import Container, is_container
-    from cml.codecs.entropy import BACKENDS
+    from cml.codecs.blocks import is_sequence
     from cml.codecs.factory import identify
-    from cml.errors import BitstreamError
     from cml.files import read_bytes
 
     blob = read_bytes(path)
+    if is_sequence(blob):
+        return _describe_blocks(path, blob)
     if not is_container(blob):
         codec = identify(blob)
         x = codec.decompress(blob)
@@ -66,27 +79,46 @@ def _describe_file(path: Path) -> dict[str, object]:
             "file": path, "format": codec.spec.settings.get("format"), "shape (C, H, W)": shape,
             "rate": f"{len(blob)} bytes, {8 * len(blob) / x[0].numel():.3f} bpp",
         }  # fmt: skip
-    container = Container.unpack(blob)
+    return _describe_container(path, Container.unpack(blob), len(blob))
+
+
+def _describe_container(path: Path, container: "Container", size: int, length: int = 0) -> dict[str, object]:
+    """Of one container, or of the first of several that have so many bytes, and the length of all, together."""
+    from cml.codecs.entropy import BACKENDS
+    from cml.codecs.factory import identify
+    from cml.errors import BitstreamError
+
     try:
-        name = identify(blob).spec.name.partition(":")[0]
+        name = identify(container.pack()).spec.name.partition(":")[0]
     except BitstreamError:
         name = "not among the bundled codecs"
-    positions = 1
-    for n in container.shape[1:]:
-        positions *= n
+    shape = (container.shape[0], length or container.shape[1], *container.shape[2:])
+    rate = f"{8 * size / math.prod(shape[1:]):.3f} bits a {_POSITIONS.get(len(shape), 'sample')}"
+    header = f": header {size - len(container.payload)}, payload {len(container.payload)}" if not length else ""
     return {
         "file": path,
         "codec": f"{name} ({container.codec_id})",
         "operating point": f"{container.parameter:g}",
-        "shape (C, *spatial)": container.shape,
+        "shape (C, *spatial)": shape,
         "bits a sample": f"{container.bit_depth} ({'float' if container.bit_depth == 32 else 'integer'})",
         "entropy back-end": next((n for n, b in BACKENDS.items() if b.number == container.backend), "none"),
         "symbols": "int16" if container.wide else "int8",
-        "bytes": f"{len(blob)}: header {len(blob) - len(container.payload)}, payload {len(container.payload)}",
-        "rate": f"{8 * len(blob) / positions:.3f} bits a position (bpp)" + _a_second(container, blob),
+        "bytes": f"{size}{header}",
+        "rate": rate + _a_second(container, size, shape[1]),
         **({"level": f"peak {container.level[0]:.4g}"} if container.level else {}),
-        **{f"fact: {name}": value for name, value in container.facts.items()},
+        **{f"fact: {name}": _shortly(value) for name, value in container.facts.items() if name != "block"},
     }
+
+
+def _describe_blocks(path: Path, blob: bytes) -> dict[str, object]:
+    """Of several containers one after another; all of them are checked."""
+    from cml.codecs.bitstream import Container
+    from cml.codecs.blocks import blocks
+
+    containers = [Container.unpack(part) for part in blocks(blob)]
+    lengths = [container.shape[1] for container in containers]
+    rows = _describe_container(path, containers[0], len(blob), sum(lengths))
+    return rows | {"blocks": f"{len(lengths)} of {max(lengths)}, each decodes alone"}
 
 
 def _is_data_set(what: str) -> bool:

@@ -198,7 +198,7 @@ def _as_set(
     name: str, kind: str, path: Path, train: Sequence[Path], test: Sequence[Path], description: str
 ) -> SignalSet:
     sides = [[LazySignal(_name(file, path), partial(read_signal, file)) for file in side] for side in (train, test)]
-    return SignalSet(name, kind, *sides, _revision(path, [*train, *test]), description)
+    return SignalSet(name, kind, sides[0], sides[1], _revision(path, [*train, *test]), description)
 
 
 def _name(file: Path, root: Path) -> str:

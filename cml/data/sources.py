@@ -5,8 +5,8 @@
     hf:NAME[,CONFIG]    a data set of the Hugging Face hub, or a folder of its parquet files
     wds:PATTERN         tar files of WebDataset, "shards/train-{000..146}.tar" or "shards/*.tar"
 
-What is taken follows the codec: sound for one spatial axis, pictures for two, `.npy` volumes for three. Another source
-is a class and a line in `SOURCES`, or an entry point `cml.sources`.
+What is taken follows the codec: sound for one spatial axis, pictures for two, and for three the volumes, cubes and
+videos of `cml.data.signal_files`. Another source is a class and a line in `SOURCES`, or an entry point `cml.sources`.
 """
 
 import hashlib
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cml.codecs.conventional import UNREADABLE, open_picture
 from cml.data.datasets import DATASETS
 from cml.data.signals import IMAGE_SUFFIXES, read_image
 from cml.data.sound import SOUND_SUFFIXES, read_sound
+from cml.data.video import VIDEO_SUFFIXES
 from cml.errors import DataError
 from cml.registry import Registry
 
@@ -40,8 +40,10 @@ SOURCES = Registry(
         "wds": "cml.data.source_wds:TarSource",
     },
 )
-SUFFIXES = {1: SOUND_SUFFIXES, 2: IMAGE_SUFFIXES, 3: frozenset({".npy"})}
-KINDS = {1: "sound", 2: "pictures", 3: "volumes"}
+_THREE_AXES = frozenset({".npy", ".npz", ".nii", ".gz", ".nii.gz", ".mat", ".hdr"})  # .gz is the end of .nii.gz
+SUFFIXES = {1: SOUND_SUFFIXES, 2: IMAGE_SUFFIXES, 3: _THREE_AXES | VIDEO_SUFFIXES}
+KINDS = {1: "sound", 2: "pictures", 3: "volumes, cubes or videos"}
+_NUMPY, _GZIP, _ZIP, _MATLAB = b"\x93NUMPY", b"\x1f\x8b", b"PK", b"MATLAB"
 _LOOKED_AT = 64  # samples of a split whose content enters the revision, or whose headers choose a default codec
 _HEAD = 1 << 16  # bytes of each
 _GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
@@ -223,16 +225,28 @@ def _picture(data: bytes, name: str) -> Tensor:
 
 
 def _volume(raw: Path | bytes, name: str) -> Tensor:
-    try:
-        samples = np.load(_opened(raw), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"Cannot read {name} as an array: {str(error).rstrip('.')}.") from error
-    if not isinstance(samples, np.ndarray) or samples.ndim not in (3, 4):
-        raise DataError(f"{name} is no volume: an array of three axes, or of four with the channels first.")
-    if samples.dtype.byteorder == ">":
-        samples = samples.astype(samples.dtype.newbyteorder("="))
-    samples = np.ascontiguousarray(samples)
-    return torch.from_numpy(samples if samples.ndim == 4 else samples[None])
+    from cml.data.signal_files import read_signal
+
+    if isinstance(raw, Path):
+        signal = read_signal(raw)
+        if signal.kind == "picture":
+            raise DataError(f"{name} is a picture; the codec takes {KINDS[3]}.")
+        return signal.samples
+    with tempfile.NamedTemporaryFile(suffix=_suffix_of(raw)) as file:
+        file.write(raw)
+        file.flush()
+        try:
+            return read_signal(file.name).samples
+        except DataError as error:
+            raise DataError(str(error).replace(file.name, name)) from error
+
+
+def _suffix_of(data: bytes) -> str:
+    """What a file of three axes would be called, by its first bytes; FFmpeg looks for itself."""
+    for start, suffix in ((_NUMPY, ".npy"), (_GZIP, ".nii.gz"), (_ZIP, ".npz"), (_MATLAB, ".mat")):
+        if data.startswith(start):
+            return suffix
+    return ".nii" if b"n+" in (data[344:346], data[4:6]) else ".mkv"
 
 
 def _opened(raw: Path | bytes) -> Any:

@@ -97,6 +97,27 @@ def write_volume(
         raise DataError(f"Volumes are written as {', '.join((*NIFTI_SUFFIXES, *ARRAY_SUFFIXES))}, not {path.name}.")
 
 
+def part_of(facts: Mapping[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """The facts of slices `start` to `stop` of a scan: its origin is where its first slice lies."""
+    told = dict(facts)
+    if "positions" in told:
+        told["positions"] = told["positions"][start:stop]
+    if "affine" in told:
+        affine = np.array(told["affine"])
+        affine[:, 3] += start * affine[:, 2]
+        told["affine"] = affine.tolist()
+    if "nifti" in told and start:
+        nibabel = load_package("nibabel", "NIfTI files")
+        header, rest = _unpack_header(nibabel, told["nifti"])
+        for name in ("srow_x", "srow_y", "srow_z"):
+            header[name][3] += start * header[name][2]
+        if header["qform_code"]:
+            for name, step in zip("xyz", header.get_qform()[:3, 2], strict=True):
+                header[f"qoffset_{name}"] += start * step
+        told["nifti"] = base64.b64encode(zlib.compress(header.binaryblock + rest, 9)).decode()
+    return told
+
+
 def slabs(size: tuple[int, ...], voxels: int | None, whole: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of the blocks of the first axis; see `open_volume`."""
     per_slice, length = max(1, math.prod(size[1:])), size[0]
@@ -179,12 +200,10 @@ def _write_nifti(path: Path, shape: tuple[int, ...], parts: Iterable[Tensor], fa
         )
     size = shape[:0:-1]
     if "nifti" in facts:
-        raw = zlib.decompress(base64.b64decode(facts["nifti"]))
-        kind = nibabel.Nifti2Header if raw[:4] in (b"\x1c\2\0\0", b"\0\0\2\x1c") else nibabel.Nifti1Header
-        header = kind(raw[: kind.sizeof_hdr], check=False)
+        header, rest = _unpack_header(nibabel, facts["nifti"])
         if tuple(int(n) for n in header["dim"][1:4]) != size:  # some of its slices
             header["dim"][1:4] = size
-        raw = header.binaryblock + raw[kind.sizeof_hdr :]
+        raw = header.binaryblock + rest
     else:
         header = _plain_header(nibabel, size, facts)
         raw = header.binaryblock + bytes(4)
@@ -193,6 +212,16 @@ def _write_nifti(path: Path, shape: tuple[int, ...], parts: Iterable[Tensor], fa
         file.write(raw)
         for part in parts:
             file.write(np.ascontiguousarray(restore(part, facts).astype(dtype, copy=False)).tobytes())
+
+
+def _unpack_header(nibabel: Any, text: str) -> tuple[Any, bytes]:
+    """The header that a fact holds, and what stands between it and the samples."""
+    try:
+        raw = zlib.decompress(base64.b64decode(text))
+        kind = nibabel.Nifti2Header if raw[:4] in (b"\x1c\2\0\0", b"\0\0\2\x1c") else nibabel.Nifti1Header
+        return kind(raw[: kind.sizeof_hdr], check=False), raw[kind.sizeof_hdr :]
+    except (ValueError, TypeError, zlib.error, nibabel.wrapstruct.WrapStructError) as error:
+        raise DataError(f"The NIfTI header among the facts cannot be read: {_plain(error)}.") from error
 
 
 def _plain_header(nibabel: Any, size: tuple[int, ...], facts: Mapping[str, Any]) -> Any:
