@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from cml.data.encode_dataset import encode_dataset as encode_dataset
     from cml.data.latent_dataset import LatentDataset as LatentDataset
     from cml.data.loading import latent_loader as latent_loader
+    from cml.data.samples import SignalFile as SignalFile
+    from cml.data.signal_files import read_signal as read_signal
+    from cml.data.signal_files import write_signal as write_signal
     from cml.data.signals import read_image as read_image
     from cml.data.signals import write_image as write_image
     from cml.data.sound import Sound as Sound
@@ -53,6 +56,9 @@ _LAZY = {
     "encode_dataset": "cml.data.encode_dataset",
     "LatentDataset": "cml.data.latent_dataset",
     "latent_loader": "cml.data.loading",
+    "SignalFile": "cml.data.samples",
+    "read_signal": "cml.data.signal_files",
+    "write_signal": "cml.data.signal_files",
     "read_image": "cml.data.signals",
     "write_image": "cml.data.signals",
     "Sound": "cml.data.sound",

@@ -11,6 +11,7 @@ from torch import Tensor
 from cml import hub
 from cml.codecs.base import Codec
 from cml.codecs.bitstream import Container, is_container
+from cml.codecs.blocks import blocks, decompress_blocks, is_sequence
 from cml.codecs.neural import load_wavelet_codec
 from cml.errors import BitstreamError, CmlError, CodecError
 from cml.registry import Registry, unknown
@@ -174,6 +175,7 @@ def identify(blob: bytes) -> Codec:
     Raises:
         BitstreamError: no codec knows these bytes, or the container is damaged.
     """
+    blob = next(blocks(blob)) if is_sequence(blob) else blob
     codec_id = Container.unpack(blob).codec_id if is_container(blob) else None
     bundled = _bundled(codec_id) if codec_id else None
     if bundled is not None and bundled.spec.codec_id != codec_id:
@@ -198,4 +200,5 @@ def identify(blob: bytes) -> Codec:
 def decompress(blob: bytes | bytearray | memoryview) -> Tensor:
     """Bytes of any known codec to a signal, float32 (C, *spatial) in [-1, 1]; the codec is found from the bytes."""
     blob = bytes(blob)
-    return identify(blob).decompress(blob)
+    codec = identify(blob)
+    return decompress_blocks(codec, blob) if is_sequence(blob) else codec.decompress(blob)
