@@ -1,6 +1,8 @@
 """Rate control: the nearest to a rate, and the best within a number of bytes."""
 
+import numpy as np
 import pytest
+import torch
 from helpers import photo
 
 import cml
@@ -13,13 +15,19 @@ COARSE = {"resize", "bits"}
 """Codecs of few rates, which may be far from a target."""
 OF_SOUND = {"opus", "mp3", "aac", "vorbis", "resample"}
 """Searched in the tests of the codecs of sound."""
+OF_THREE_AXES = {
+    "slices-jpeg2000": 0.8, "slices-jpegxl": 1.5, "slices-hevc": 0.8, "zfp": 2, "sz3": 0.8, "sperr": 0.8,
+    "downsample": 0.8, "x264": 0.8, "x265": 0.8, "vp9": 0.8, "av1": 0.8, "frames-jpeg": 1.5, "frames-avif": 1.5,
+    "decimate": 2,
+}  # fmt: skip
+"""A rate that each can have on a small noisy signal, bits a voxel."""
 UNSTEERED = {"identity", "flac", "png", "webp-lossless", "vq"}
 
 
 def test_every_codec_with_more_than_one_rate_is_steered():
     for name in cml.list_codecs():
         assert (steering(name) is None) == (name in UNSTEERED), name
-    assert {*STEERED, *OF_SOUND} >= set(CODECS.names()) - UNSTEERED
+    assert {*STEERED, *OF_SOUND, *OF_THREE_AXES} >= set(CODECS.names()) - UNSTEERED
 
 
 @pytest.mark.parametrize("name", STEERED)
@@ -28,6 +36,18 @@ def test_a_rate_is_found(name):
     codec, blob = match_rate(name, x, 0.8)
     assert codec.compress(x) == blob
     assert 0.3 < 8 * len(blob) / 160**2 / 0.8 < 1.6 if name in COARSE else abs(8 * len(blob) / 160**2 - 0.8) < 0.15
+
+
+@pytest.mark.parametrize("name, wanted", OF_THREE_AXES.items())
+def test_a_rate_is_found_in_three_axes(name, wanted):
+    """By options that these codecs have in coarse steps, and on a signal of a few blocks of theirs."""
+    rng = np.random.default_rng(0)
+    slices = np.stack([photo((64, 64)).numpy().mean(0) + rng.normal(size=(64, 64)) * 4 + n for n in range(8)])
+    x = torch.from_numpy(slices.clip(0, 255).astype(np.uint8))[None]
+    x = x.expand(3, -1, -1, -1) if 1 not in cml.create_codec(name).spec.channels else x
+    codec, blob = match_rate(name, x, wanted)
+    assert codec.compress(x) == blob
+    assert 0.6 < 8 * len(blob) / x[0].numel() / wanted < 1.6
 
 
 def test_no_neighbour_is_nearer():

@@ -69,6 +69,7 @@ _STEERING = {
     "sz3": Steering("tolerance", 1.0, 1e-6, whole=False),
     "sperr": Steering("bpp", 0.005, 16.0, whole=False),
     "downsample": Steering("factor", 32, 1),
+    "decimate": Steering("space", 16, 1, whole=False),
     "x264": Steering("crf", 51, 0),
     "x265": Steering("crf", 51, 0),
     "vp9": Steering("crf", 63, 0),

@@ -132,6 +132,9 @@ def load_recipe(path: str | Path) -> CodecRecipe:
             f"{path} has the unknown key {sorted(set(raw) - known)[0]!r}; a recipe has {', '.join(sorted(known))}."
         )
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    if isinstance(values["codec"], dict):
+        # As a config has them: levels of each axis are a tuple.
+        values["codec"] = {k: tuple(v) if isinstance(v, list) else v for k, v in values["codec"].items()}
     if isinstance(values["data"], str):
         values["data"] = (values["data"],)
     name: Any = path.resolve().parent.name if path.stem == "recipe" else path.stem
