@@ -165,8 +165,7 @@ def write(found: pd.DataFrame, out: Path) -> None:
         cells = [_number(row["voxels"] / 1e6 / row.get(f"{way}_seconds", np.nan)) for way in ("encode", "decode")]
         cells += [_number(row.get(f"{way}_megabytes", np.nan)) for way in ("encode", "decode")]
         lines.append(f"| {row['subject']} | {row['path']} | {row['size']} | {' | '.join(cells)} |")
-    doc = __doc__.partition("\n\nEach measurement")[2]
-    lines += ["", "Each measurement" + doc.strip(), "", "```", f"python -m cml.eval.volume_bench -o {out}", "```", ""]
+    lines += ["", "Each measurement" + __doc__.partition("\n\nEach measurement")[2].rstrip(), "", "```", f"python -m cml.eval.volume_bench -o {out}", "```", ""]
     write_atomic(out.with_suffix(".csv"), found.to_csv(index=False))
     write_atomic(out.with_suffix(".md"), "\n".join(lines))
 

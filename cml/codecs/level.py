@@ -4,6 +4,8 @@ A step that suits loud sound leaves nothing of a quiet one. The published sound 
 here it travels in the container.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from cml.codecs.base import to_unit
 from cml.errors import CodecError
 
 LEVELS = ("absolute", "peak")
+_PART = 1 << 20  # samples of a channel at a time, where memory is to stay flat
 _SILENT = 1e-20  # a peak below this is none: a constant signal, whose offsets say it all
 
 
@@ -24,20 +27,31 @@ def measure(x: Tensor, peak: float | None = None) -> tuple[float, ...]:
     """
     if peak is not None:
         return (float(np.float32(peak)), *[0.0] * len(x))
-    x = to_unit(x)
-    offsets = x.flatten(1).double().mean(1).float()
-    largest = max(float((channel - offset).abs().max()) for channel, offset in zip(x, offsets, strict=True))
+    sums = sum(part.double().sum(1) for part in _parts(x))
+    offsets = (torch.as_tensor(sums) / x[0].numel()).float()
+    largest = max(float((part - offsets[:, None]).abs().max()) for part in _parts(x))
     return (largest if largest > _SILENT else 0.0, *offsets.tolist())
 
 
 def remove(x: Tensor, level: tuple[float, ...]) -> Tensor:
     """(x - offset) / peak, float32; zero where there is no peak."""
-    return (to_unit(x) - _offsets(x, level)) / level[0] if level[0] else torch.zeros(x.shape)
+    if not level[0]:
+        return torch.zeros(x.shape)
+    # In place, since a long signal is large: the copy that is returned is the only one.
+    unit = torch.empty(x.shape, device=x.device)
+    for source, target in zip(_parts(x), unit.flatten(1).split(_PART, 1), strict=True):
+        torch.sub(source, _offsets(source, level), out=target).div_(level[0])
+    return unit
 
 
 def restore(x: Tensor, level: tuple[float, ...]) -> Tensor:
-    """x * peak + offset."""
-    return x * level[0] + _offsets(x, level)
+    """x * peak + offset, in the memory of x."""
+    return x.mul_(level[0]).add_(_offsets(x, level))
+
+
+def _parts(x: Tensor) -> Iterator[Tensor]:
+    """A signal as float32 (C, samples), some samples at a time."""
+    return (to_unit(part) for part in x.flatten(1).split(_PART, 1))
 
 
 def check_peak(peak: float | None, level: str) -> float | None:
