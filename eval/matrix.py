@@ -30,6 +30,14 @@ SOUND_CODECS = {
     "opus:kbps=12 opus:kbps=32 mp3:kbps=32 mp3:kbps=64",
 }
 """By the channels of sound."""
+VOLUME_CODECS = {
+    "hyperspectral": "downsample:factor=2,axes=2 slices-jpeg2000:rate=50 slices-jpeg2000:rate=160",
+    "video": "decimate:space=2,time=2 decimate:space=4,time=4 video_f8c48 video_f8c12 x264:crf=30 x264:crf=42 "
+    "frames-jpeg:quality=5 frames-jpeg:quality=30",
+    "volumes": "downsample:factor=2 downsample:factor=4 volume_f8c32 volume_f8c8 slices-jpeg2000:rate=25 "
+    "slices-jpeg2000:rate=100",
+}
+"""By the task on signals of three axes."""
 
 # The smallest comparison that still shows every view.
 QUICK_EPOCHS = 5
@@ -47,7 +55,8 @@ class Matrix:
 
     Attributes:
         task: "classification", "segmentation", "colorization", "imagenet", or another name of `cml list`.
-        data: as the task takes it: "elpv", "folder:PATH", "folder-seg:PATH", "esc10:PATH", "slakh:PATH".
+        data: as the task takes it: "elpv", "folder:PATH", "folder-seg:PATH", "esc10:PATH", "slakh:PATH",
+            "indian-pines", "mricron:PATH".
         codecs: operating points; None for a list that suits the data's channels.
         views: of the task's, as pixels, bigpatch, resize, latent, reconstruction, retrained; None for all but the last.
         backbone: "cml:small" or "timm:NAME"; for imagenet "efficientnet-lite0", "timm:NAME" or "hf:NAME"; None for the
@@ -88,9 +97,10 @@ class Matrix:
         points = _suited(task, self.quick) if self.codecs is None else list(self.codecs)
         patch = task.patch if self.patch is None else self.patch
         conditions = plan(task, points, self.views, patch)
+        chosen = self.size if task.frozen or len(task.size) == 3 else task.size[0]
         request = {
             "task": self.task, "data": self.data, "codecs": points, "views": list(self.views or _usual(task)),
-            "backbone": task.backbone, "seeds": self.seeds, "size": self.size if task.frozen else task.size[0],
+            "backbone": task.backbone, "seeds": self.seeds, "size": chosen,
             "patch": patch, "epochs": None if task.frozen else task.epochs,
         }  # fmt: skip
         return Comparison(task, conditions, range(self.seeds), patch, request)
@@ -136,6 +146,8 @@ def _usual(task: Task) -> list[str]:
 
 def _suited(task: Task, quick: bool) -> list[str]:
     """The operating points of a comparison that names none."""
+    if task.name in VOLUME_CODECS:
+        return VOLUME_CODECS[task.name].split()
     lists = SOUND_CODECS if len(task.size) == 1 else QUICK_CODECS if quick else DEFAULT_CODECS
     if task.channels not in lists:
         raise CmlError(f"Name the codecs (--codecs): there is no usual choice for {task.channels} channels.")

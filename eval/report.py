@@ -247,7 +247,7 @@ def command(request: Mapping[str, Any]) -> str:
     trained = ["size", "patch", "epochs", "seeds"] if request["epochs"] else ["size"] if request["size"] else []
     options = ["task", "data", "backbone", *trained]
     parts = ["cml", "compare"]
-    for name in options:
+    for name in (option for option in options if request[option] is not None):
         parts += [f"--{name}", str(request[name])]
     parts += ["--codecs", " ".join(request["codecs"])]
     if tuple(request["views"]) not in (USUAL_VIEWS, USUAL_SOUND_VIEWS, USUAL_HYPER_VIEWS):

@@ -11,6 +11,7 @@ import torch
 from cml.eval import protocols
 from cml.eval.dry_run import dry_run
 from cml.eval.matrix import Matrix
+from cml.eval.matrix_file import read_matrix
 from cml.eval.results import Run
 from cml.tasks.hyperspectral import Hyperspectral
 from scipy.io import savemat
@@ -19,7 +20,7 @@ from sklearn.svm import SVC
 
 import cml
 from cml.codecs.fit import fit_codec
-from cml.data.hyper_sets import PARTS, VOID, load_hyper, spatial_split
+from cml.data.hyper_sets import PARTS, VOID, HyperSet, load_hyper, spatial_split
 from cml.errors import CmlError, DataError
 from cml.models.backbones import StemShape
 from cml.models.spectral import KernelMachine, build_spectral
@@ -36,6 +37,13 @@ def scene(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     spectra = 3000 + 1500 * np.sin(np.arange(BANDS) / np.array([[0.0], [2.0], [3.0], [5.0]]).clip(1))
     cube = spectra[labels] + rng.normal(0, 150, (SIDE, SIDE, BANDS))
     return cube.round().astype(np.uint16), labels.astype(np.uint8)
+
+
+def _set(cube: np.ndarray, labels: np.ndarray) -> HyperSet:
+    blocks, parts = spatial_split(labels, 3)
+    return HyperSet(
+        torch.from_numpy(cube.transpose(2, 0, 1).copy())[None], labels, ("a", "b", "c"), blocks, parts, "", ""
+    )
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -136,6 +144,9 @@ def test_results_are_found_again(finished, data, codecs, capsys):
         "hyperspectral", data, ["downsample:factor=2,axes=2", *codecs], VIEWS, epochs=4, seeds=2, out=out
     )
     assert (out / "results.jsonl").read_bytes() == before and again.equals(table)
+    stored = read_matrix(out / "matrix.yaml")
+    assert stored.pop("out") == str(out) and len(Matrix(**stored).resolve().cell_keys()) == 24
+    assert "--size" not in (out / "report.md").read_text()
 
 
 def test_a_dry_run_times_every_condition(data, codecs, tmp_path):
@@ -162,6 +173,21 @@ def test_blocks_keep_the_parts_apart():
     ordinary = labels[parts == 0] < 3
     assert gaps[ordinary].min() > 2
     assert (parts[labels == 3] >= 0).any()
+
+
+def test_large_cells_serve_one_part():
+    labels = np.full((32, 32), VOID, np.uint8)
+    labels[:, :16], labels[16:, 16:], labels[2:6, 18:26] = 0, 1, 2
+    cube = np.random.default_rng(0).integers(0, 999, (32, 32, 8)).astype(np.uint16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cml.tasks.hyperspectral.load_hyper", lambda text: _set(cube, labels))
+        task = Hyperspectral("mine")
+    kept = task._alone(task.labels("train")[0], 8)
+    others = torch.stack([task.labels(part)[0] for part in PARTS[1:]]).amin(0) != VOID
+    cells = others.unflatten(1, (4, 8)).unflatten(0, (4, 8)).any(3).any(1)
+    trained = (kept != VOID).unflatten(1, (4, 8)).unflatten(0, (4, 8)).any(3).any(1)
+    assert trained.any() and not (cells & trained).any()
+    assert torch.equal(task._alone(task.labels("train")[0], 2), task.labels("train")[0])
 
 
 def test_a_class_in_one_block_is_cut():

@@ -21,7 +21,7 @@ from cml.errors import DataError
 from cml.registry import Registry
 
 VOLUME_SETS = Registry(
-    "labelled_volumes",
+    "volume_set",
     {
         "scans": "cml.data.labelled_volumes:scans",
         "mricron": "cml.data.labelled_volumes:mricron",

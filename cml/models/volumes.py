@@ -21,21 +21,26 @@ class VolumeStem(StemShape):
     kernel: tuple[int, ...]
 
 
+def _norm(width: int) -> nn.Module:
+    # Of each signal by itself: a batch has one or two, whose statistics are not those of other batches.
+    return nn.GroupNorm(8, width)
+
+
 class VolumeBlock(nn.Module):
-    """x + (1x1x1 expand, 3x3x3 depthwise, 1x1x1 project), batch-normalized: `InvertedResidual` of three axes."""
+    """x + (1x1x1 expand, 3x3x3 depthwise, 1x1x1 project), group-normalized: `InvertedResidual` of three axes."""
 
     def __init__(self, width: int, expansion: int = 2):
         super().__init__()
         hidden = width * expansion
         self.body = nn.Sequential(
             nn.Conv3d(width, hidden, 1, bias=False),
-            nn.BatchNorm3d(hidden),
+            _norm(hidden),
             nn.ReLU(inplace=True),
             nn.Conv3d(hidden, hidden, 3, padding=1, groups=hidden, bias=False),
-            nn.BatchNorm3d(hidden),
+            _norm(hidden),
             nn.ReLU(inplace=True),
             nn.Conv3d(hidden, width, 1, bias=False),
-            nn.BatchNorm3d(width),
+            _norm(width),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ class VolumeNet(nn.Module):
         tokens = tuple(n // k for n, k in zip(stem.grid, stem.kernel, strict=True))
         self.kernel, self.factor, self.classes = stem.kernel, factor, classes
         self.stem = nn.Conv3d(stem.channels, width, stem.kernel, stem.kernel, bias=False)
-        self.norm = nn.BatchNorm3d(width)
+        self.norm = _norm(width)
         self.fine = VolumeBlock(width)
         self.halve = _halve(width, wide, tokens)
         self.coarse = nn.Sequential(VolumeBlock(wide), VolumeBlock(wide))
@@ -87,7 +92,7 @@ def _halve(before: int, after: int, tokens: tuple[int, ...]) -> nn.Module:
     stride = tuple(2 if n > 1 else 1 for n in tokens)
     kernel = tuple(3 if n > 1 else 1 for n in tokens)
     padding = tuple(n // 2 for n in kernel)
-    return nn.Sequential(nn.Conv3d(before, after, kernel, stride, padding, bias=False), nn.BatchNorm3d(after))
+    return nn.Sequential(nn.Conv3d(before, after, kernel, stride, padding, bias=False), _norm(after))
 
 
 def shuffle(x: Tensor, factor: tuple[int, ...]) -> Tensor:
