@@ -36,6 +36,7 @@ CODECS = ("volume_f8c8:decoder=linear", "volume_f8c32", "video_f8c48")
 SIZES = ((32, 128, 128), (64, 256, 256), (128, 512, 512))
 _ATTENTION_SIZES = ((16, 64, 64), (32, 128, 128), (64, 128, 128))
 _ROUNDS = 3
+_DOC = __doc__ or ""
 _CORNER = (16, 32, 32)
 
 
@@ -114,9 +115,9 @@ def _attention(path: str, size: tuple[int, ...]) -> tuple[Callable[[torch.Tensor
         "decoder_depth": 2, "lightweight_encode": True,
     }  # fmt: skip
     model = AutoCodecND(**settings).eval()
-    symbols = [torch.randint(-9, 10, (1, 16, *(n // 8 for n in shape))).float() for shape in ((80,) * 3, size)]
+    corner, z = (torch.randint(-9, 10, (1, 16, *(n // 8 for n in shape))).float() for shape in ((80,) * 3, size))
     if path == "livecodec":
-        return torch.no_grad()(model.decode), *symbols
+        return torch.no_grad()(model.decode), corner, z
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.pth"
         torch.save({"config": SimpleNamespace(**settings), "state_dict": model.state_dict()}, file)
@@ -126,10 +127,10 @@ def _attention(path: str, size: tuple[int, ...]) -> tuple[Callable[[torch.Tensor
     def decode(z: torch.Tensor) -> torch.Tensor:
         return codec.synthesis(z, tuple(8 * n for n in z.shape[2:]))
 
-    theirs, ours = torch.no_grad()(model.decode)(symbols[0]), decode(symbols[0])
+    theirs, ours = torch.no_grad()(model.decode)(corner), decode(corner)
     if not torch.allclose(ours, theirs, atol=1e-3):
         raise CmlError("The two attention decoders differ, so that comparing their speed means nothing.")
-    return decode, *symbols
+    return decode, corner, z
 
 
 def table(quick: bool = False, console: Console | None = None) -> pd.DataFrame:
@@ -156,7 +157,7 @@ def table(quick: bool = False, console: Console | None = None) -> pd.DataFrame:
 
 def write(found: pd.DataFrame, out: Path) -> None:
     """OUT.csv and OUT.md."""
-    lines = ["# Time and memory in three dimensions", "", __doc__.split("    python")[0].strip(), ""]
+    lines = ["# Time and memory in three dimensions", "", _DOC.split("    python")[0].strip(), ""]
     lines += [
         "One thread, processor time. Mvoxel/s: positions, all channels together. MB: peak beyond input and output.", "",
         "| | | size | encode Mvoxel/s | decode Mvoxel/s | encode MB | decode MB |", "|---|---|---|--:|--:|--:|--:|",
@@ -165,7 +166,15 @@ def write(found: pd.DataFrame, out: Path) -> None:
         cells = [_number(row["voxels"] / 1e6 / row.get(f"{way}_seconds", np.nan)) for way in ("encode", "decode")]
         cells += [_number(row.get(f"{way}_megabytes", np.nan)) for way in ("encode", "decode")]
         lines.append(f"| {row['subject']} | {row['path']} | {row['size']} | {' | '.join(cells)} |")
-    lines += ["", "Each measurement" + __doc__.partition("\n\nEach measurement")[2].rstrip(), "", "```", f"python -m cml.eval.volume_bench -o {out}", "```", ""]
+    lines += [
+        "",
+        "Each measurement" + _DOC.partition("\n\nEach measurement")[2].rstrip(),
+        "",
+        "```",
+        f"python -m cml.eval.volume_bench -o {out}",
+        "```",
+        "",
+    ]
     write_atomic(out.with_suffix(".csv"), found.to_csv(index=False))
     write_atomic(out.with_suffix(".md"), "\n".join(lines))
 

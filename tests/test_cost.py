@@ -49,7 +49,7 @@ def counted(network: torch.nn.Module, *inputs: torch.Tensor) -> float:
 )
 def test_decoders_cost_what_torch_counts(made):
     z = torch.zeros(1, made.latent_channels, *GRIDS[made.ndim])
-    signal = POSITIONS * 2 ** (made.ndim * made.levels)
+    signal = POSITIONS * 2 ** (made.ndim * made.axis_levels[0])
     # The gains of a step, which the light decoder computes once a signal.
     once = 3 * made.decoder_width * made.decoder_depth if made.decoder == "light" else 0
     assert decoder_macs(made, signal) == counted(make_decoder(made), z, torch.ones(1)) - once / POSITIONS
@@ -59,7 +59,7 @@ def test_the_decoder_for_sound():
     """What pads its ends is counted by torch and left out here; its transforms are ours alone."""
     made = config(ndim=1, levels=4, channels=2, decoder="oobleck", decoder_width=32)
     long = torch.zeros(1, 12, 40 * POSITIONS)
-    transforms = 2 * made.packet_channels * 2 * made.levels
+    transforms = 2 * made.packet_channels * 2 * made.axis_levels[0]
     assert decoder_macs(made) - transforms == pytest.approx(counted(make_decoder(made), long, torch.ones(1)) / 40, 0.01)
 
 

@@ -98,7 +98,7 @@ def test_a_bundled_codec(monkeypatch, name):
     codec = create_codec(name)
     assert isinstance(codec, WaveletCodec)
     symbols = torch.randint(-4, 5, (48, 41, 9), dtype=torch.int8)
-    size = tuple(n * 2**codec.config.levels - 3 for n in (41, 9))
+    size = tuple(n * codec.config.cell[0] - 3 for n in (41, 9))
     with torch.no_grad():
         whole = codec.synthesis(symbols[None] * codec.step, size)[0]
     stripes = list(tiles.synthesis_stripes(codec, symbols, size, codec.step))

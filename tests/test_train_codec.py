@@ -284,7 +284,7 @@ def test_volumes_are_trained_on_in_flat_crops(tmp_path):
     assert again.encode(x).symbols.shape == (5, 5, 10, 9)
     error = (again.decompress(blob) - x).square().mean()
     assert error < 0.9 * (x - x.mean()).square().mean()
-    assert picture(held_out[0], again, again, (0.1, 0.4))[:4] == b"\x89PNG"
+    assert picture(held_out[0], trained, trained, (0.1, 0.4))[:4] == b"\x89PNG"
 
 
 # the command

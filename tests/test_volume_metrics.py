@@ -48,8 +48,8 @@ def test_ssim_is_the_mean_over_slices_and_channels(monkeypatch):
     monkeypatch.setattr(volume_metrics, "_AT_ONCE", 3 * 40 * 44)
     assert ssim(x, x_hat, 0, 255) == pytest.approx(np.mean(each), abs=1e-5)
     # Only where a value lies between the extremes counts, whatever its unit.
-    moved = (part.astype(np.float32) * 3 - 100 for part in (x, x_hat))
-    assert ssim(*moved, -100, 3 * 255) == pytest.approx(np.mean(each), abs=1e-5)
+    first, second = (part.astype(np.float32) * 3 - 100 for part in (x, x_hat))
+    assert ssim(first, second, -100, 3 * 255) == pytest.approx(np.mean(each), abs=1e-5)
     assert ssim(x, x, 0, 255) == pytest.approx(1)
     assert math.isnan(ssim(x, x_hat, 0, 0))
     # Large slices are averaged down first, as piq does it.

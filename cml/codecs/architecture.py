@@ -107,7 +107,8 @@ class WaveletConfig:
             raise CodecError(
                 f"A wavelet codec has 1 to 3 dimensions and 1 or more channels, not {self.ndim} and {self.channels}."
             )
-        each = (self.levels,) * self.ndim if type(self.levels) is int else self.levels
+        given: Any = self.levels
+        each: Any = (given,) * self.ndim if type(given) is int else given
         whole = isinstance(each, (tuple, list)) and len(each) == self.ndim and all(type(n) is int for n in each)
         if not whole or min(each) < 0:
             raise CodecError(

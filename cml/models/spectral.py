@@ -138,7 +138,7 @@ class KernelMachine(nn.Module):
         self.register_buffer("gamma", torch.ones(()))
         self.register_buffer("apart", torch.zeros(()))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         # There are as many support vectors as there were.
         for name in ("vectors", "places", "weights"):
             if (stored := state_dict.get(prefix + name)) is not None:

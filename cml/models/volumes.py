@@ -1,6 +1,7 @@
 """A small network for signals of three axes, volumes and video: a class at every place, the same for every view."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ class VolumeNet(nn.Module):
         wide = 2 * width
         tokens = tuple(n // k for n, k in zip(stem.grid, stem.kernel, strict=True))
         self.kernel, self.factor, self.classes = stem.kernel, factor, classes
-        self.stem = nn.Conv3d(stem.channels, width, stem.kernel, stem.kernel, bias=False)
+        self.stem = nn.Conv3d(stem.channels, width, _three(stem.kernel), _three(stem.kernel), bias=False)
         self.norm = _norm(width)
         self.fine = VolumeBlock(width)
         self.halve = _halve(width, wide, tokens)
@@ -88,10 +89,15 @@ class VolumeNet(nn.Module):
         return shuffle(self.answer(F.relu(self.fuse(a))), self.factor)
 
 
+def _three(numbers: Sequence[int]) -> tuple[int, int, int]:
+    first, second, third = numbers
+    return first, second, third
+
+
 def _halve(before: int, after: int, tokens: tuple[int, ...]) -> nn.Module:
-    stride = tuple(2 if n > 1 else 1 for n in tokens)
-    kernel = tuple(3 if n > 1 else 1 for n in tokens)
-    padding = tuple(n // 2 for n in kernel)
+    stride = _three([2 if n > 1 else 1 for n in tokens])
+    kernel = _three([3 if n > 1 else 1 for n in tokens])
+    padding = _three([n // 2 for n in kernel])
     return nn.Sequential(nn.Conv3d(before, after, kernel, stride, padding, bias=False), _norm(after))
 
 
