@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from encoding import CODEC, COUNT, SHARD, make_photos, rows, spooled
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 
 import cml
 from cml.cli import app
+from cml.codecs.bitstream import attach, facts
 from cml.codecs.fit import fit_codec
 from cml.data import encode_shard
 from cml.data.encode_dataset import encode_dataset
@@ -166,7 +168,9 @@ def test_sound_and_volumes(ndim, tmp_path):
     assert (manifest.ndim, manifest.channels, manifest.patch, manifest.latent_channels) == (ndim, 1, 4, 3)
     codec = cml.create_codec(str(tmp_path / "tiny"), entropy="order0")
     found = rows(tmp_path.with_name(f"out{ndim}"))
-    assert [row["latent"] for row in found] == codec.compress(signals)
+    told = {1: {}, 3: {"kind": "volume", "format": "numpy", "dtype": "float32", "axes": 3}}[ndim]
+    assert [facts(row["latent"]) for row in found] == [told] * 3
+    assert [row["latent"] for row in found] == [attach(blob, told) for blob in codec.compress(signals)]
     assert [row.get("sampling_rate") for row in found] == ([8000] * 3 if ndim == 1 else [None] * 3)
     assert [row["source_shape"][0] for row in found] == [2 if ndim == 1 else 1] * 3
     with pytest.raises(DataError, match="Only pictures are resized"):
@@ -212,3 +216,26 @@ def test_the_command(photos, tmp_path):
     (out / "train-00000.parquet").write_bytes(b"")
     with pytest.raises(DataError, match="has changed"):
         CliRunner().invoke(app, ["info", str(out)], catch_exceptions=False)
+
+
+def test_cells_that_differ_along_the_axes(tmp_path):
+    """Manifest and batches know the patch of each axis, and the containers what their files say of themselves."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "scans" / "a").mkdir(parents=True)
+    for number in range(3):
+        np.save(tmp_path / "scans" / "a" / f"{number}.npy", rng.normal(size=(9, 20, 17)).cumsum(2).astype(np.float32))
+    x = [np.load(path)[None] for path in sorted((tmp_path / "scans" / "a").iterdir())]
+    codec = fit_codec(
+        [torch.from_numpy(signal) for signal in x], name="scans", ndim=3, channels=1, levels=(1, 2, 2),
+        latent_channels=4, step=0.1, level="peak",
+    )  # fmt: skip
+    codec.save(tmp_path / "codec", "of a test")
+    manifest = encode_dataset(str(tmp_path / "scans"), str(tmp_path / "out"), codec=str(tmp_path / "codec"))
+    assert manifest.axis_patches == manifest.cell == (2, 4, 4)
+    data = cml.LatentDataset(str(tmp_path / "out"))
+    batch = next(iter(cml.latent_loader(data, batch_size=3)))
+    assert batch.symbols.shape == (3, 4, 5, 5, 5)
+    for row, name in enumerate(data.ids):
+        assert torch.equal(batch.symbols[row], codec.encode(x[int(Path(name).stem)]).symbols)
+    blob = pq.read_table(next((tmp_path / "out").glob("*.parquet")))["latent"][0].as_py()
+    assert facts(blob)["dtype"] == "float32"

@@ -11,6 +11,7 @@ from cml.cli.app import console
 
 def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such as "rgb_*".')] = "*") -> None:
     """List codecs, data sets, tasks, views and backbones."""
+    from cml.cli.info import patch_words
     from cml.codecs.factory import create_codec, list_codecs
     from cml.data.datasets import DATASETS
     from cml.eval.protocols import VIEWS, views_of
@@ -27,7 +28,7 @@ def list_names(pattern: Annotated[str, typer.Argument(help='Shell pattern, such 
             view.add_row(name, Text(str(error) or type(error).__name__))
             continue
         spec = codec.spec
-        latents = f"{spec.latent_channels} at 1/{spec.patch}" if spec.latent_channels else ""
+        latents = f"{spec.latent_channels} at 1/{patch_words(spec.cell)}" if spec.latent_channels else ""
         reduction = f"{spec.dimension_reduction:g}x" if spec.dimension_reduction else ""
         view.add_row(name, spec.name, latents, reduction, ", ".join(views_of(codec)))
     console.print(view)

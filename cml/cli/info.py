@@ -137,7 +137,7 @@ def _describe_data_set(root: str) -> dict[str, object]:
         "latent data set": root,
         "source": f"{manifest.source['name']}, revision {manifest.source['revision']}",
         "codec": f"{manifest.codec} ({manifest.codec_id})",
-        "latents": f"{manifest.latent_channels} channels at 1/{manifest.patch}",
+        "latents": f"{manifest.latent_channels} channels at 1/{patch_words(manifest.cell)}",
         "signals": f"{manifest.channels} channel(s), {_sides(manifest.preprocessing['size'])}",
         "classes": ", ".join(manifest.classes or ()) or "not named",
     }
@@ -149,6 +149,11 @@ def _describe_data_set(root: str) -> dict[str, object]:
     rows["skipped"] = len(manifest.skipped)
     rows |= {f"skipped: {entry['id']}": entry["error"] for entry in manifest.skipped[:_SHOWN]}
     return rows | {"checksums": "all shards are as they were written"}
+
+
+def patch_words(cell: tuple[int, ...]) -> str:
+    """8 where all axes have it, else 4x8x8."""
+    return "x".join(map(str, cell if len(set(cell)) > 1 else cell[:1]))
 
 
 def _sides(size: list[int] | None) -> str:
@@ -169,7 +174,7 @@ def _describe_codec(codec: "Codec") -> dict[str, object]:
     if isinstance(codec, WaveletCodec):
         config = codec.config
         rows |= {
-            "patch F": spec.patch,
+            "patch F": patch_words(spec.cell),
             "latent channels": spec.latent_channels,
             "dimension reduction": f"{spec.dimension_reduction:g}",
             "encoder": config.encoder,

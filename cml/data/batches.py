@@ -103,14 +103,13 @@ class LatentFormat:
 
     Attributes:
         codec: the operating point, for messages.
-        ndim, patch: D and F of the codec.
+        cell: samples of each axis behind one position of the latents.
         like: any latent of the codec, for its id, its statistics, and c, which is what every container holds.
         origin: where that is written, for messages.
     """
 
     codec: str
-    ndim: int
-    patch: int
+    cell: tuple[int, ...]
     like: Latent
     origin: str
 
@@ -126,7 +125,7 @@ class LatentFormat:
         if spec.latent_channels is None or spec.patch is None:
             raise CodecError(f"{spec.name} has no latents to load; take a codec that has (cml list).")
         try:
-            return cls(spec.name, spec.ndim, spec.patch, codec.unpack(blob), source)
+            return cls(spec.name, spec.cell, codec.unpack(blob), source)
         except BitstreamError as error:
             raise BitstreamError(f"{source}: {error}") from error
 
@@ -152,7 +151,7 @@ class LatentFormat:
         except BitstreamError as error:
             raise BitstreamError(f"{source(index)}: {error}") from error
         expected = self.like.codec_id
-        if container.codec_id != expected or len(container.shape) != self.ndim + 1:
+        if container.codec_id != expected or len(container.shape) != len(self.cell) + 1:
             raise BitstreamError(
                 f"{source(index)} was written by codec {container.codec_id}, not by {self.codec} ({expected}); "
                 "a data set holds one codec's containers."
@@ -166,7 +165,7 @@ class LatentFormat:
 
     def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The latent grid of a signal of a shape (C, *spatial)."""
-        return _grid(shape, self.patch)
+        return _grid(shape, self.cell)
 
     def decode(self, container: Container, source: Callable[[int], str], index: int) -> np.ndarray:
         """The symbols of an opened container, (c, *grid)."""
@@ -185,8 +184,8 @@ class LatentFormat:
 
 
 @lru_cache(4096)
-def _grid(shape: tuple[int, ...], patch: int) -> tuple[int, ...]:
-    return grid_shape(shape[1:], patch)
+def _grid(shape: tuple[int, ...], cell: tuple[int, ...]) -> tuple[int, ...]:
+    return grid_shape(shape[1:], cell)
 
 
 def collate(

@@ -154,7 +154,7 @@ def _describe(job: Job) -> Manifest:
     spec = job.codec.spec
     assert spec.latent_channels is not None and spec.patch is not None
     # The statistics belong to the codec, and any latent of its brings them.
-    like = job.codec.encode(torch.zeros(job.channels, *[spec.patch] * spec.ndim))
+    like = job.codec.encode(torch.zeros(job.channels, *spec.cell))
     return Manifest(
         cml=cml.__version__,
         complete=False,
@@ -165,6 +165,7 @@ def _describe(job: Job) -> Manifest:
         channels=job.channels,
         latent_channels=spec.latent_channels,
         patch=spec.patch,
+        axis_patches=spec.axis_patches,
         mean=tuple(like.mean.tolist()),
         std=tuple(like.std.tolist()),
         source={"name": job.source.name, "revision": job.source.revision},

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from cml.codecs.base import Codec, to_uint8, to_unit
+from cml.codecs.bitstream import attach
 from cml.codecs.resample import resize_image
 from cml.data.latent_files import (
     COLUMNS,
@@ -200,6 +201,8 @@ def _encode_one(job: Job, split: str, index: int) -> dict[str, Any]:
         sample = job.source.read(split, index)
         signal = prepare(sample.signal, job.channels, job.size)
         latent = job.codec.compress(signal)
+        if sample.facts:
+            latent = attach(latent, sample.facts)
     except Exception as error:  # of whatever reads the files of others; errors of cml are sentences already
         if isinstance(error, OSError) and error.errno in _FULL:
             raise

@@ -196,7 +196,7 @@ def _format(root: str, manifest: Manifest, codec: Codec | None) -> LatentFormat:
     mean, std = (torch.tensor(values, dtype=torch.float32) for values in (manifest.mean, manifest.std))
     empty = torch.empty((len(mean), *[0] * manifest.ndim), dtype=torch.int8)
     like = Latent(empty, (manifest.channels, *[0] * manifest.ndim), manifest.codec_id, 1.0, mean, std)
-    return LatentFormat(manifest.codec, manifest.ndim, manifest.patch, like, MANIFEST)
+    return LatentFormat(manifest.codec, manifest.cell, like, MANIFEST)
 
 
 def _matrix(column: "pa.ChunkedArray") -> np.ndarray:

@@ -74,7 +74,7 @@ class Manifest:
         codec_id: fingerprint of configuration and weights.
         codec_config: `CodecSpec.settings`.
         ndim, channels: D and C of the encoded signals.
-        latent_channels, patch: c and F.
+        latent_channels, patch: c and F, of the last axis where they differ.
         mean, std: (c,) as in `Latent`.
         source: `name` and `revision`.
         preprocessing: `size`, [H, W] or None for signals as they are, and `channels`.
@@ -82,6 +82,7 @@ class Manifest:
         classes: names in the order of the labels, None where the source names none.
         splits: name -> files.
         skipped: `id` and `error` of each sample that could not be encoded.
+        axis_patches: F of each axis, where they differ.
     """
 
     cml: str
@@ -101,6 +102,12 @@ class Manifest:
     classes: tuple[str, ...] | None
     splits: Mapping[str, SplitFiles]
     skipped: tuple[Mapping[str, str], ...]
+    axis_patches: tuple[int, ...] = ()
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """Samples of each axis behind one position of the latents."""
+        return self.axis_patches or (self.patch,) * self.ndim
 
 
 def open_root(root: str | Path) -> "tuple[AbstractFileSystem, str]":
@@ -177,13 +184,15 @@ def read_manifest(root: str | Path, complete: bool = True) -> Manifest:
 
 
 def _from_json(raw: dict[str, Any]) -> Manifest:
-    values = {name: raw[name] for name in Manifest.__dataclass_fields__}
+    # Manifests of before codecs had a patch for each axis do not name them.
+    whole = {"axis_patches": ()} | raw
+    values = {name: whole[name] for name in Manifest.__dataclass_fields__}
     values["splits"] = {
         name: SplitFiles(**split | {"shards": tuple(Shard(**shard) for shard in split["shards"])})
         for name, split in raw["splits"].items()
     }
-    for name in ("mean", "std", "skipped"):
-        values[name] = tuple(raw[name])
+    for name in ("mean", "std", "skipped", "axis_patches"):
+        values[name] = tuple(whole[name])
     values["classes"] = None if raw["classes"] is None else tuple(raw["classes"])
     return Manifest(**values)
 

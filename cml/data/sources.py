@@ -15,7 +15,7 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,8 @@ from cml.registry import Registry
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from cml.data.samples import SignalFile
 
 SOURCES = Registry(
     "source",
@@ -57,11 +59,13 @@ class Sample:
         signal: (C, *spatial), uint8, uint16, or float32 in [-1, 1].
         source_bytes: size of the file, or of what stands for it.
         sampling_rate: of sound, in hertz; None for the rest.
+        facts: of a signal of three axes, what its file says about it, which travels in its container.
     """
 
     signal: Tensor
     source_bytes: int
     sampling_rate: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Source(ABC):
@@ -112,8 +116,12 @@ class Source(ABC):
         """One signal, with the channels that it has; `DataError` names it where it cannot be read."""
         raw = self.raw(split, index)
         name = self.identify(split, index) if isinstance(raw, bytes) else str(raw)
+        size = len(raw) if isinstance(raw, bytes) else raw.stat().st_size
+        if self.ndim == 3:
+            read = _volume(raw, name)
+            return Sample(read.samples, size, facts=read.facts)
         signal, rate = _decode(raw, self.ndim, name)
-        return Sample(signal, len(raw) if isinstance(raw, bytes) else raw.stat().st_size, rate)
+        return Sample(signal, size, rate)
 
     def channels(self) -> int:
         """Of its pictures: 1 if up to 64 of a split, spread evenly, are all grey, else 3."""
@@ -208,8 +216,6 @@ def _decode(raw: Path | bytes, ndim: int, name: str) -> tuple[Tensor, int | None
     if ndim == 1:
         sound = read_sound(raw, name=name)
         return sound.samples, sound.rate
-    if ndim == 3:
-        return _volume(raw, name), None
     return (_picture(raw, name) if isinstance(raw, bytes) else read_image(raw)), None
 
 
@@ -224,19 +230,19 @@ def _picture(data: bytes, name: str) -> Tensor:
             raise DataError(str(error).replace(file.name, name)) from error
 
 
-def _volume(raw: Path | bytes, name: str) -> Tensor:
+def _volume(raw: Path | bytes, name: str) -> "SignalFile":
     from cml.data.signal_files import read_signal
 
     if isinstance(raw, Path):
         signal = read_signal(raw)
         if signal.kind == "picture":
             raise DataError(f"{name} is a picture; the codec takes {KINDS[3]}.")
-        return signal.samples
+        return signal
     with tempfile.NamedTemporaryFile(suffix=_suffix_of(raw)) as file:
         file.write(raw)
         file.flush()
         try:
-            return read_signal(file.name).samples
+            return read_signal(file.name)
         except DataError as error:
             raise DataError(str(error).replace(file.name, name)) from error
 
