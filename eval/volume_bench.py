@@ -10,6 +10,7 @@ outputs are compared.
 """
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -106,7 +107,7 @@ def _signal(shape: tuple[int, ...]) -> torch.Tensor:
 def _attention(path: str, size: tuple[int, ...]) -> tuple[Callable[[torch.Tensor], torch.Tensor], Any, Any]:
     """A decoder of f8c16 with random weights, ours or the package's, and latents of a corner and of a signal."""
     try:
-        from livecodec.codec import AutoCodecND
+        package = importlib.import_module("livecodec.codec")
     except ImportError as error:
         raise CmlError("The papers' decoder needs the packages of the extra interop: livecodec and tft.") from error
     torch.manual_seed(0)
@@ -114,7 +115,7 @@ def _attention(path: str, size: tuple[int, ...]) -> tuple[Callable[[torch.Tensor
         "dim": 3, "input_channels": 1, "J": 3, "latent_dim": 16, "encoder_depth": 1, "encoder_kernel_size": 1,
         "decoder_depth": 2, "lightweight_encode": True,
     }  # fmt: skip
-    model = AutoCodecND(**settings).eval()
+    model = package.AutoCodecND(**settings).eval()
     corner, z = (torch.randint(-9, 10, (1, 16, *(n // 8 for n in shape))).float() for shape in ((80,) * 3, size))
     if path == "livecodec":
         return torch.no_grad()(model.decode), corner, z
