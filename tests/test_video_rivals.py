@@ -1,6 +1,7 @@
 """Rivals of video: streams of the video codecs, frames as pictures, decimation, and a network for video."""
 
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from test_learned import save_cosmos
 from torch import Tensor
 
 import cml
+from cml.codecs.av_video import RGB, VideoFormat, encode_video
 from cml.codecs.base import Codec
 from cml.codecs.downsample import Decimate
 from cml.codecs.generative import GenerativeCodec
@@ -259,3 +261,19 @@ def test_a_video_network_and_one_of_pictures_do_not_take_each_others_bytes(cosmo
         pictures.decompress(cosmos.compress(moving(2, (16, 16))))
     with pytest.raises(CmlError, match="holds no config"):
         cml.create_codec("cosmos-video:nowhere")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="needs the scheduling calls of Linux")
+def test_encoders_leave_the_priorities_of_threads_alone():
+    """SVT-AV1, run by root, takes real-time priority for its threads and the caller's, and does not give it back."""
+    before = os.sched_getscheduler(0)
+    x = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 12, 64, 96), dtype=np.uint8))
+    found = []
+
+    def frames():
+        for frame in range(x.shape[1]):
+            found.extend(os.sched_getscheduler(int(task)) for task in os.listdir("/proc/self/task"))
+            yield x[:, frame].permute(1, 2, 0).numpy()
+
+    encode_video(frames(), VideoFormat("obu", "libsvtav1", RGB, {"crf": "40", "preset": "8"}))
+    assert set(found) == {before} and os.sched_getscheduler(0) == before

@@ -8,7 +8,9 @@ loses 6 dB more on the way there and back, before any encoder has seen it.
 import io
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from cml.errors import BitstreamError, CodecError
 RGB, GREY_12 = "yuv420p", "gray12le"
 """Pixel formats inside: of RGB frames, and of grey ones with 12 bits."""
 _PLAIN = {"fflags": "bitexact"}  # no names and versions of programs
+_TASKS = Path("/proc/self/task")  # the threads of this process, on Linux
 _RATE = 25  # frames a second, which a stream must name and nobody reads here
 _UNREADABLE = (OSError, ValueError, EOFError, IndexError)
 
@@ -91,13 +94,44 @@ def encode_video(frames: Iterable[np.ndarray], format: VideoFormat) -> bytes:
                     to_yuv.tag(context)
                 picture = to_yuv(np.ascontiguousarray(frame))
                 picture.pts = number
-                file.mux(packets(stream.encode(picture)))
+                with nullcontext() if number else _usual_priorities():  # the first frame opens the encoder
+                    coded = stream.encode(picture)
+                file.mux(packets(coded))
             file.mux(packets(stream.encode(None)))
     except (av.FFmpegError, ValueError, KeyError, OverflowError) as error:
         raise CodecError(
             f"FFmpeg's {format.encoder} does not encode frames of {'x'.join(map(str, shape[1::-1]))}: {reason(error)}."
         ) from error
     return buffer.getvalue()
+
+
+@contextmanager
+def _usual_priorities() -> Iterator[None]:
+    """Threads keep the scheduling that they had, and new ones get that of this thread.
+
+    SVT-AV1, run by root, makes the calling thread and its own real-time ones of the highest priority, for good: other
+    programs on the machine, and all that this one starts later, would hardly run.
+    """
+    if not hasattr(os, "sched_getscheduler") or not _TASKS.is_dir():
+        yield
+        return
+
+    def scheduling() -> dict[int, tuple[int, os.sched_param]]:
+        found = {}
+        for task in map(int, os.listdir(_TASKS)):
+            with suppress(OSError):  # it has ended meanwhile
+                found[task] = os.sched_getscheduler(task), os.sched_getparam(task)
+        return found
+
+    before = scheduling()
+    usual = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for task, now in scheduling().items():
+            if now[0] != before.get(task, usual)[0]:
+                with suppress(OSError):
+                    os.sched_setscheduler(task, *before.get(task, usual))
 
 
 def decode_video(blob: bytes, format: VideoFormat) -> Iterator[np.ndarray]:
