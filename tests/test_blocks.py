@@ -131,13 +131,14 @@ def test_a_stream_is_written_in_flat_memory(codec, tmp_path):
 import torch
 from cml.codecs.blocks import write_blocks
 from cml.codecs.factory import create_codec
+torch.set_num_threads(1)  # each has memory of its own
 codec = create_codec({str(tmp_path / "v")!r})
 part = torch.randint(0, 255, (1, 32, 96, 96), dtype=torch.uint8)
 codec.compress(part)
 with measured(), open({str(path)!r}, "wb") as file:
-    for blob in write_blocks(codec, (part.clone() for _ in range(100)), dict(kind="volume")):
+    for blob in write_blocks(codec, (part.clone() for _ in range(300)), dict(kind="volume")):
         file.write(blob)
 """
-    assert peak_megabytes(code) < 15  # of 29 MB of samples, 118 as float
+    assert peak_megabytes(code) < 25  # of 88 MB of samples, 354 as float
     with path.open("rb") as file:
-        assert sum(Container.unpack(blob).shape[1] for blob in blocks(file)) == 100 * 32
+        assert sum(Container.unpack(blob).shape[1] for blob in blocks(file)) == 300 * 32
