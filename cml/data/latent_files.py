@@ -185,7 +185,7 @@ def read_manifest(root: str | Path, complete: bool = True) -> Manifest:
 
 def _from_json(raw: dict[str, Any]) -> Manifest:
     # Manifests of before codecs had a patch for each axis do not name them.
-    whole = {"axis_patches": ()} | raw
+    whole: dict[str, Any] = {"axis_patches": (), **raw}
     values = {name: whole[name] for name in Manifest.__dataclass_fields__}
     values["splits"] = {
         name: SplitFiles(**split | {"shards": tuple(Shard(**shard) for shard in split["shards"])})
