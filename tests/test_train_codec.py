@@ -287,6 +287,19 @@ def test_volumes_are_trained_on_in_flat_crops(tmp_path):
     assert picture(held_out[0], trained, trained, (0.1, 0.4))[:4] == b"\x89PNG"
 
 
+def test_the_bands_of_a_cube_are_channels_of_a_picture(tmp_path):
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(0)
+    savemat(tmp_path / "jasperRidge2_R198.mat", {"cube": rng.random((20, 16, 7)).astype(np.float32)})
+    codec = {"channels": 7, "levels": 1, "latent_channels": 5}
+    recipe = CodecRecipe(data=(f"jasper:{tmp_path}",), codec=codec, crop=8, batch=2, iterations=2, validation=0)
+    signals, held_out = read_signals(recipe)
+    assert [x.shape for x in signals] == [(7, 14, 16)] and not held_out  # the lower rows are test
+    with pytest.raises(DataError, match="has 7 bands"):
+        read_signals(replace(recipe, codec=codec | {"channels": 3}))
+
+
 # the command
 
 

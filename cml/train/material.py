@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ def read_signals(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
     """
     ndim = recipe.codec.get("ndim", 2)
     if ndim == 3:
-        signals = _volumes(recipe, recipe.codec.get("channels", 1))
+        signals = _volumes(recipe.sources(), recipe.codec.get("channels", 1))
     else:
         signals = _pictures(recipe) if ndim == 2 else _sounds(recipe)
     if recipe.codec.get("level") == "peak":
@@ -46,15 +45,9 @@ def read_signals(recipe: CodecRecipe) -> tuple[list[Tensor], list[Tensor]]:
     return train, [_middle(signal, longest) for signal in signals[first::every]]
 
 
-def _channels_of(x: Tensor, recipe: CodecRecipe) -> Tensor:
-    if len(x) != recipe.codec.get("channels", 3):
-        raise DataError(f"A cube of {', '.join(recipe.data)} has {len(x)} bands: that is the codec's channels.")
-    return x
-
-
-def _volumes(recipe: CodecRecipe, channels: int) -> list[Tensor]:
+def _volumes(sources: list[str], channels: int) -> list[Tensor]:
     found = []
-    for source in recipe.sources():
+    for source in sources:
         given = load_signals(source)
         # A plain folder has no sides: all of it is material. Of a set, never the test split.
         for signal in given.test if Path(source).is_dir() and not given.train else given.train:
@@ -66,12 +59,18 @@ def _volumes(recipe: CodecRecipe, channels: int) -> list[Tensor]:
 
 
 def _pictures(recipe: CodecRecipe) -> list[Tensor]:
-    folders = [source for source in recipe.sources() if ":" not in source or Path(source).is_dir()]
+    channels, sets = recipe.codec.get("channels", 3), [source for source in recipe.sources() if _is_set(source)]
+    folders = [source for source in recipe.sources() if source not in sets]
     files = _different([path for folder in folders for path in find_images(folder)])
-    pictures = [read_image(path, recipe.codec.get("channels", 3)) for path in files]
-    # Cubes are pictures of as many channels as they have bands.
-    cubes = [_volumes(replace(recipe, data=(source,)), 1) for source in recipe.sources() if source not in folders]
-    return pictures + [_channels_of(cube[0], recipe) for found in cubes for cube in found]
+    # A cube is a picture of as many channels as it has bands.
+    cubes = [cube[0] for cube in _volumes(sets, 1)]
+    if wrong := [len(cube) for cube in cubes if len(cube) != channels]:
+        raise DataError(f"A cube of {', '.join(sets)} has {wrong[0]} bands: that is the codec's channels.")
+    return [read_image(path, channels) for path in files] + cubes
+
+
+def _is_set(source: str) -> bool:
+    return ":" in source and not Path(source).is_dir()
 
 
 def _sounds(recipe: CodecRecipe) -> list[Tensor]:
