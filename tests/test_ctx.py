@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from memory import peak_megabytes
 
-from cml.codecs import ctx_kernel
+from cml.codecs import ctx_kernel, range_coder
 from cml.codecs.entropy import backend
 from cml.errors import BitstreamError
 
@@ -216,21 +216,21 @@ def test_a_short_payload_is_no_way_to_hang():
 def test_tables_hold_what_they_say():
     """The tables come from integers; floats only look on."""
     d = np.arange(-2048, 2048)
-    assert np.abs(ctx_kernel._squash_table() - 65536 / (1 + np.exp(-d / 256))).max() < 1
+    assert np.abs(range_coder.squash_table() - 65536 / (1 + np.exp(-d / 256))).max() < 1
     middle = (np.arange(4096) + 0.5) / 4096
     logit = np.clip(256 * np.log(middle / (1 - middle)), -2047, 2047)
-    assert np.abs(ctx_kernel._STRETCH - logit).max() <= 13  # at the ends a step of the table is that wide
-    assert np.abs(ctx_kernel._STRETCH - logit)[64:-64].max() <= 1
+    assert np.abs(range_coder.STRETCH - logit).max() <= 13  # at the ends a step of the table is that wide
+    assert np.abs(range_coder.STRETCH - logit)[64:-64].max() <= 1
     e = np.arange(4096)
-    assert np.abs(ctx_kernel._LEVEL - np.round(3 * np.log2(1 + e / 2))).max() == 0
-    assert ctx_kernel._LEVEL.max() < 36
+    assert np.abs(range_coder.LEVEL - np.round(3 * np.log2(1 + e / 2))).max() == 0
+    assert range_coder.LEVEL.max() < 36
     learned = ctx_kernel.initial()
     assert learned.shape == (ctx_kernel._SIZE,)
     assert learned.dtype == np.int32
     states = learned[: ctx_kernel._ZERO_WEIGHTS]
     assert (states >> 8).min() > 0
     assert (states >> 8).max() < 65536
-    assert (states & 255).max() < ctx_kernel._RATE.size
+    assert (states & 255).max() < range_coder.RATE.size
 
 
 _LONG = """

@@ -84,7 +84,7 @@ def _describe_file(path: Path) -> dict[str, object]:
 
 def _describe_container(path: Path, container: "Container", size: int, length: int = 0) -> dict[str, object]:
     """Of one container, or of the first of several that have so many bytes, and the length of all, together."""
-    from cml.codecs.entropy import BACKENDS
+    from cml.codecs.entropy import NAMES
     from cml.codecs.factory import identify
     from cml.errors import BitstreamError
 
@@ -101,7 +101,7 @@ def _describe_container(path: Path, container: "Container", size: int, length: i
         "operating point": f"{container.parameter:g}",
         "shape (C, *spatial)": shape,
         "bits a sample": f"{container.bit_depth} ({'float' if container.bit_depth == 32 else 'integer'})",
-        "entropy back-end": next((n for n, b in BACKENDS.items() if b.number == container.backend), "none"),
+        "entropy back-end": NAMES.get(container.backend, "none"),
         "symbols": "int16" if container.wide else "int8",
         "bytes": f"{size}{header}",
         "rate": rate + _a_second(container, size, shape[1]),

@@ -1,42 +1,38 @@
-"""The compiled part of the `ctx` back-end: a range coder, adaptive probabilities, and the model of the symbols.
+"""The compiled part of the `ctx` back-end for signals of one and two axes: the model of the symbols.
 
-    kernel --> _row --> _symbol --> _magnitude --> _escape      what is coded, under which context
-                 each through _single or _mixed                 its probability, and what is learned from the bit
-                           _bit                                 the range coder
-
-Encoder and decoder are one text: every function takes `decoding` and codes a bit that it is given, or finds it. Both
-run on integers alone, none of which passes 62 bits, so that they agree on every machine, compiled or not. All of it
-stands in one file, because the cache of compiled code only sees changes of the file that a kernel is in.
+kernel --> _row --> _symbol --> _magnitude      what is coded, under which context, through `range_coder`
 """
-
-from typing import Any
 
 import numpy as np
 from numba import njit
 
+from cml.codecs import range_coder
 from cml.codecs.compiled import announced
+from cml.codecs.range_coder import (
+    EXTRA,
+    LEVEL,
+    LEVELS,
+    SEEN,
+    code_bit,
+    code_escape,
+    code_mixed,
+    code_single,
+    finish,
+    inlined,
+    leaf,
+    level_of,
+    read,
+)
 
-# The coder: an interval of at most 48 bits, which leaves by 16-bit words when it is below 2^32.
-_FLOOR = 1 << 32
-_LEAST, _MOST = 32, 65504  # probabilities in units of 2^-16
-# Adaptive probability: 16 bits of probability of a one and 8 bits of how often it was seen.
-_SEEN = 255
-_RATE = np.array([655360 // (10 * n + 16) for n in range(121)])  # by how much it moves, in units of 2^-16
-_TRUST = 12  # what a new channel believes of what the last one saw
-# Logistic mixing, in units of 1/256 nat and weights of 2^-16.
-_LOGIT = 2047
-_MIXING = 13  # shift of the learning rate
-_WEIGHT = 26000
-_LARGEST_WEIGHT = 1 << 20
 # The model.
+_TRUST = 12  # what a new channel believes of what the last one saw
+_WEIGHT = 26000  # of each probability in a mixture, to begin with
 _BLOCK = 8
 _QUIET = 8  # surroundings below which a block of zeros is one bit
-_LEVELS = 64  # levels of expected magnitude, three an octave
-_FEW = 24  # of them, those that tell zero from nonzero
+_FEW = 24  # levels of expected magnitude, those that tell zero from nonzero
 _UNARY = 14  # steps of a magnitude with a probability of their own
 _DENSE = 17  # level from which low bits of a magnitude are coded as they are
 _CLASSES = 6
-_EXTRA = 18  # steps of the length of what is beyond `_UNARY`
 _LARGEST = 131_072  # no magnitude of int16 symbols or of their differences is larger
 _LOUD = 4095  # magnitudes count for later channels up to this
 
@@ -45,40 +41,14 @@ _ZERO_SHARED = 0
 _ZERO_CHANNEL = _ZERO_SHARED + _FEW * _FEW
 _QUIET_CHANNEL = _ZERO_CHANNEL + _FEW
 _STEP_SHARED = _QUIET_CHANNEL + 4
-_STEP_CHANNEL = _STEP_SHARED + _LEVELS * _UNARY
+_STEP_CHANNEL = _STEP_SHARED + LEVELS * _UNARY
 _SIGN_CHANNEL = _STEP_CHANNEL + _CLASSES * _UNARY
 _LENGTH = _SIGN_CHANNEL + 9
-_MODE = _LENGTH + _EXTRA
+_MODE = _LENGTH + EXTRA
 _ZERO_WEIGHTS = _MODE + 2
 _STEP_WEIGHTS = _ZERO_WEIGHTS + 2
 _PAST = _STEP_WEIGHTS + 2  # not learned: whether a symbol was decoded that its type does not hold
 _SIZE = _PAST + 1
-
-
-def _squash_table() -> np.ndarray:
-    """65536 / (1 + exp(-d / 256)) for d = -2048 ... 2047, by integers, since a libm may round as it likes."""
-    ratio, power, half = 18374827034086858296, 1 << 64, []  # floor(2^64 exp(-1/256))
-    for _ in range(2049):
-        half.append((65536 << 64) // ((1 << 64) + power))
-        power = power * ratio >> 64
-    return np.array([65536 - p for p in half[:0:-1]] + half[:2048])
-
-
-def _stretch_table(squash: np.ndarray) -> np.ndarray:
-    """The inverse of the squash table at the middles of 4096 equal parts."""
-    upper = np.minimum(np.searchsorted(squash, np.arange(2048, 4096) * 16 + 8) - 2048, _LOGIT)
-    return np.concatenate([-upper[::-1], upper])
-
-
-def _level_table() -> np.ndarray:
-    """The rounded 3 log2(1 + e / 2) for e = 0 ... 4095: the largest k with (e + 2)^6 >= 2^(2k + 5), or 0."""
-    return np.array([max(((e + 2) ** 6).bit_length() - 6, 0) // 2 for e in range(4096)])
-
-
-# In small types: tables that fill the nearest cache push out what is learned.
-_SQUASH = np.clip(_squash_table(), _LEAST, _MOST).astype(np.int32)
-_STRETCH = _stretch_table(_squash_table()).astype(np.int16)
-_LEVEL = _level_table().astype(np.int8)
 
 
 def initial() -> np.ndarray:
@@ -91,124 +61,18 @@ def initial() -> np.ndarray:
         """Probability that a magnitude passes a bound, 1/2 where what is expected is `half`."""
         return min(max(65536 * expected**2 // (expected**2 + half**2), 256), 65280)
 
-    least = [int(np.searchsorted(_LEVEL, k % 36)) << k // 36 * 12 for k in range(_LEVELS)]
+    least = [int(np.searchsorted(LEVEL, k % 36)) << k // 36 * 12 for k in range(LEVELS)]
     zero = [state(larger(4 * near + before // 3, 44)) for near in least[:_FEW] for before in least[:_FEW]]
     zero += [state(larger(e, 44)) for e in least[:_FEW]]
     steps = []
-    for k in [*range(_LEVELS), *range(7, 7 + 3 * _CLASSES, 3)]:
+    for k in [*range(LEVELS), *range(7, 7 + 3 * _CLASSES, 3)]:
         first = larger(least[k] >> max(0, k - _DENSE) // 3, 73)
         steps += [state(first)] + [state(max(first, 12000))] * (_UNARY - 1)
-    rest = [state(32768)] * (9 + _EXTRA) + [state(60000), state(6000)] + [_WEIGHT] * 4 + [0]
+    rest = [state(32768)] * (9 + EXTRA) + [state(60000), state(6000)] + [_WEIGHT] * 4 + [0]
     return np.array([*zero, *[state(512, 4)] * 4, *steps, *rest], np.int32)
 
 
-# Kernels that only call each other hold no reference of their own to an array; counting them would take longer than
-# the work. Those that allocate do count.
-_UNCOUNTED: dict[str, Any] = {"_nrt": False}
-_leaf = njit(**_UNCOUNTED)
-_inlined = njit(forceinline=True, **_UNCOUNTED)
-
-
-@_leaf
-def _emit(low, words, position):
-    """Write the top word of the interval's lower end, with its carry; past the end of `words` only count."""
-    word = low >> 32
-    if position < words.size:
-        if word >> 16:
-            back = position - 1
-            while words[back] == 65535:
-                words[back] = 0
-                back -= 1
-            words[back] += 1
-        words[position] = word & 65535
-    return (low & 0xFFFFFFFF) << 16
-
-
-@_inlined
-def _read(words, position):
-    return int(words[position]) if position < words.size else 0
-
-
-@_inlined
-def _bit(coder, words, ones, bit, decoding):
-    """Code one bit that is 1 with probability ones / 65536; `low` is how far the code is above it when decoding."""
-    low, width, position = coder
-    upper = (width >> 16) * ones
-    lower = width - upper
-    if decoding:
-        bit = 1 if low >= lower else 0
-        low -= lower if bit else 0
-    else:
-        low += lower if bit else 0
-    width = upper if bit else lower
-    if width < _FLOOR:
-        width <<= 16
-        low = low << 16 | _read(words, position) if decoding else _emit(low, words, position)
-        position += 1
-    return bit, (low, width, position)
-
-
-@_inlined
-def _learn(learned, at, bit):
-    state = int(learned[at])
-    seen, ones = state & _SEEN, state >> 8
-    if bit:
-        ones += (65535 - ones) * _RATE[seen] >> 16
-    else:
-        ones -= ones * _RATE[seen] >> 16
-    learned[at] = ones << 8 | min(seen + 1, _RATE.size - 1)
-
-
-@_inlined
-def _single(coder, words, learned, at, bit, decoding):
-    """Code a bit under one adaptive probability."""
-    ones = min(max(int(learned[at]) >> 8, _LEAST), _MOST)
-    bit, coder = _bit(coder, words, ones, bit, decoding)
-    _learn(learned, at, bit)
-    return bit, coder
-
-
-@_inlined
-def _mixed(coder, words, learned, first, second, weights, bit, decoding):
-    """Code a bit under two adaptive probabilities, mixed as logits with weights that learn to code it well."""
-    a, b = int(_STRETCH[int(learned[first]) >> 12]), int(_STRETCH[int(learned[second]) >> 12])
-    weight_a, weight_b = int(learned[weights]), int(learned[weights + 1])
-    logit = min(max((weight_a * a + weight_b * b) >> 16, -_LOGIT), _LOGIT)
-    ones = int(_SQUASH[logit + 2048])
-    bit, coder = _bit(coder, words, ones, bit, decoding)
-    error = (65535 if bit else 0) - ones
-    learned[weights] = min(max(weight_a + (a * error >> _MIXING), -_LARGEST_WEIGHT), _LARGEST_WEIGHT)
-    learned[weights + 1] = min(max(weight_b + (b * error >> _MIXING), -_LARGEST_WEIGHT), _LARGEST_WEIGHT)
-    _learn(learned, first, bit)
-    _learn(learned, second, bit)
-    return bit, coder
-
-
-@_inlined
-def _level(energy):
-    """The level of a number >= 0, three an octave."""
-    if energy < _LEVEL.size:
-        return int(_LEVEL[energy])
-    return min(int(_LEVEL[min(energy >> 12, _LEVEL.size - 1)]) + 36, _LEVELS - 1)
-
-
-@_inlined
-def _escape(coder, words, learned, value, decoding):
-    """Code an integer >= 1 in Exp-Golomb: how many bits follow the first, one probability a step; then those bits."""
-    bits, more, k = 0, 1, 0
-    while not decoding and value >> (bits + 1):
-        bits += 1
-    while more and k < _EXTRA:
-        more, coder = _single(coder, words, learned, _LENGTH + k, 1 if k < bits else 0, decoding)
-        k += more
-    found = 1
-    for place in range(k - 1, -1, -1):
-        bit, coder = _bit(coder, words, 32768, (value >> place) & 1, decoding)
-        found = found << 1 | bit
-    return found, coder
-
-
-@_inlined
+@inlined
 def _magnitude(coder, words, learned, level, magnitude, decoding):
     """Code a magnitude >= 1: all but its low bits in steps of one, then, where magnitudes are large, the low bits."""
     low_bits = max(0, level - _DENSE) // 3
@@ -218,25 +82,25 @@ def _magnitude(coder, words, learned, level, magnitude, decoding):
     more, found = 1, 0
     while more and found < _UNARY:
         bit = 1 if high > found else 0
-        more, coder = _mixed(coder, words, learned, shared + found, channel + found, _STEP_WEIGHTS, bit, decoding)
+        more, coder = code_mixed(coder, words, learned, shared + found, channel + found, _STEP_WEIGHTS, bit, decoding)
         found += more
     if more:
-        rest, coder = _escape(coder, words, learned, high - found + 1, decoding)
+        rest, coder = code_escape(coder, words, learned, _LENGTH, high - found + 1, decoding)
         found += rest - 1
     for place in range(low_bits - 1, -1, -1):
-        bit, coder = _bit(coder, words, 32768, ((magnitude - 1) >> place) & 1, decoding)
+        bit, coder = code_bit(coder, words, 32768, ((magnitude - 1) >> place) & 1, decoding)
         found = found << 1 | bit
     # Only a damaged payload reaches the bound; what it clips to is refused afterwards.
     return min(found + 1, _LARGEST), coder
 
 
-@_inlined
+@inlined
 def _at(symbols, channel, y, x):
     """A symbol in a type that holds sums of several: `int` widens it when interpreted, `0 +` when compiled."""
     return 0 + int(symbols[channel, y, x])
 
 
-@_inlined
+@inlined
 def _predict(symbols, channel, y, x):
     """Median edge detector: the median of left, above, and left + above - corner."""
     left = _at(symbols, channel, y, x - 1) if x > 0 else (_at(symbols, channel, y - 1, x) if y > 0 else 0)
@@ -245,7 +109,7 @@ def _predict(symbols, channel, y, x):
     return max(min(left + above - corner, max(left, above)), min(left, above))
 
 
-@_inlined
+@inlined
 def _signs(symbols, channel, y, x):
     """0 to 8: the signs of the symbols to the left and above."""
     left = _at(symbols, channel, y, x - 1) if x > 0 else 0
@@ -253,19 +117,19 @@ def _signs(symbols, channel, y, x):
     return 4 + 3 * min(max(left, -1), 1) + min(max(above, -1), 1)
 
 
-@_inlined
+@inlined
 def _symbol(coder, words, symbols, channel, y, x, near, before, learned, smooth, decoding):
     """Code one symbol between neighbours of weighted magnitude `near` (11 x their mean) and `before` (128 x)."""
-    level = _level((8 * near + before) >> 2)
-    shared = _ZERO_SHARED + min(_level(near), _FEW - 1) * _FEW + min(_level(before >> 1), _FEW - 1)
+    level = level_of((8 * near + before) >> 2)
+    shared = _ZERO_SHARED + min(level_of(near), _FEW - 1) * _FEW + min(level_of(before >> 1), _FEW - 1)
     centre = _predict(symbols, channel, y, x) if smooth else 0
     value = 0 if decoding else _at(symbols, channel, y, x) - centre
     size = abs(value)
     own = _ZERO_CHANNEL + min(level, _FEW - 1)
-    some, coder = _mixed(coder, words, learned, shared, own, _ZERO_WEIGHTS, 1 if size else 0, decoding)
+    some, coder = code_mixed(coder, words, learned, shared, own, _ZERO_WEIGHTS, 1 if size else 0, decoding)
     if some:
         sign = _SIGN_CHANNEL + (4 if smooth else _signs(symbols, channel, y, x))
-        negative, coder = _single(coder, words, learned, sign, 1 if value < 0 else 0, decoding)
+        negative, coder = code_single(coder, words, learned, sign, 1 if value < 0 else 0, decoding)
         size, coder = _magnitude(coder, words, learned, level, size, decoding)
         value = -size if negative else size
     if decoding:
@@ -277,7 +141,7 @@ def _symbol(coder, words, symbols, channel, y, x, near, before, learned, smooth,
     return size, coder
 
 
-@_inlined
+@inlined
 def _row(coder, words, symbols, channel, y, above, before, sizes, learned, smooth, decoding):
     """Code a line. Where all around a block of eight is quiet, one bit says that it is all zeros."""
     width = symbols.shape[2]
@@ -294,7 +158,7 @@ def _row(coder, words, symbols, channel, y, above, before, sizes, learned, smoot
                     for i in range(x, stop):
                         some |= int(symbols[channel, y, i])
                 at = _QUIET_CHANNEL + noise * 4 // _QUIET
-                some, coder = _single(coder, words, learned, at, 1 if some else 0, decoding)
+                some, coder = code_single(coder, words, learned, at, 1 if some else 0, decoding)
                 if not some:
                     x, left2 = stop, 0
                     continue
@@ -306,14 +170,14 @@ def _row(coder, words, symbols, channel, y, above, before, sizes, learned, smoot
     return coder
 
 
-@_leaf
+@leaf
 def _sum_above(sizes, above, y):
     """Weighted magnitudes of the lines above line y; `sizes` has two rows and columns of zeros around the plane."""
     for x in range(above.size):
         above[x] = sizes[y + 1, x + 1] + 3 * sizes[y + 1, x + 2] + 2 * sizes[y + 1, x + 3] + sizes[y, x + 2]
 
 
-@_leaf
+@leaf
 def _blur(energy, before):
     """A binomial 3x3 filter; `energy` has a row and column of zeros around the plane."""
     for y in range(before.shape[0]):
@@ -323,7 +187,7 @@ def _blur(energy, before):
             before[y, x] = (4 * energy[y + 1, x + 1] + 2 * side + corner) >> 2
 
 
-@_leaf
+@leaf
 def _remember(energy, sizes):
     """The decaying magnitude of the channels so far, 32 x their mean."""
     for y in range(energy.shape[0] - 2):
@@ -332,15 +196,15 @@ def _remember(energy, sizes):
             energy[y + 1, x + 1] = old - (old >> 3) + 4 * min(sizes[y + 2, x + 2], _LOUD)
 
 
-@_leaf
+@leaf
 def _forget(learned):
     """A new channel begins where the last one ended, but learns faster."""
     for at in range(_ZERO_CHANNEL, _LENGTH):
         if at < _STEP_SHARED or at >= _STEP_CHANNEL:
-            learned[at] = learned[at] & ~_SEEN | min(learned[at] & _SEEN, _TRUST)
+            learned[at] = learned[at] & ~SEEN | min(learned[at] & SEEN, _TRUST)
 
 
-@_leaf
+@leaf
 def _mode(symbols, channel):
     """0: all zero; 2: smooth, differences to the left are smaller than the symbols; 1: neither."""
     _, height, width = symbols.shape
@@ -358,7 +222,7 @@ def _code(symbols, words, learned, decoding):
     channels, height, width = symbols.shape
     low, start = 0, 3 if decoding else 0
     for position in range(start):
-        low = low << 16 | _read(words, position)
+        low = low << 16 | read(words, position)
     coder = (low, 1 << 48, start)
     energy = np.zeros((height + 2, width + 2), np.int32)
     before = np.zeros((height, width), np.int32)
@@ -366,10 +230,10 @@ def _code(symbols, words, learned, decoding):
     above = np.zeros(width, np.int32)
     for channel in range(channels):
         mode = 0 if decoding else _mode(symbols, channel)
-        some, coder = _single(coder, words, learned, _MODE, 1 if mode else 0, decoding)
+        some, coder = code_single(coder, words, learned, _MODE, 1 if mode else 0, decoding)
         sizes[:] = 0
         if some:
-            smooth, coder = _single(coder, words, learned, _MODE + 1, mode >> 1, decoding)
+            smooth, coder = code_single(coder, words, learned, _MODE + 1, mode >> 1, decoding)
             _forget(learned)
             _blur(energy, before)
             for y in range(height):
@@ -379,20 +243,14 @@ def _code(symbols, words, learned, decoding):
     return coder
 
 
-@announced("the ctx encoder (ten seconds)")
+@announced("the ctx encoder (ten seconds)", range_coder)
 @njit(cache=True, nogil=True)
 def encode(symbols, words, learned):
     """Code symbols (c, rows, columns) into uint16 `words`; returns how many are needed, perhaps more than fit."""
-    low, width, position = _code(symbols, words, learned, False)
-    # Of the numbers in the interval, the one that ends in the most zeros: those are not stored.
-    zeros = 47
-    while (low + (1 << zeros) - 1) >> zeros << zeros >= low + width:
-        zeros -= 1
-    _emit((low + (1 << zeros) - 1) >> zeros << zeros, words, position)
-    return position + 1
+    return finish(_code(symbols, words, learned, False), words)
 
 
-@announced("the ctx decoder (ten seconds)")
+@announced("the ctx decoder (ten seconds)", range_coder)
 @njit(cache=True, nogil=True)
 def decode(symbols, words, learned):
     """Fill symbols (c, rows, columns) from uint16 `words`; how many it asked for, -1 if a symbol does not fit."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import zstandard
 
-from cml.codecs.ctx import Ctx
+from cml.codecs.ctx import Ctx, Ctx3d
 from cml.codecs.order0 import Order0
 from cml.codecs.rans import Rans
 from cml.errors import BitstreamError, CodecError
@@ -55,16 +55,20 @@ class Zstd:
 BACKENDS: dict[str, EntropyCoder] = {"zstd": Zstd(), "rans": Rans(), "ctx": Ctx(), "order0": Order0()}
 
 
-def backend(name: str) -> EntropyCoder:
-    """The back-end of a name."""
+_OF_THREE_AXES: dict[str, EntropyCoder] = {"ctx": Ctx3d()}
+NAMES = {coder.number: name for name, coder in (*BACKENDS.items(), *_OF_THREE_AXES.items())}
+
+
+def backend(name: str, axes: int = 2) -> EntropyCoder:
+    """The back-end of a name, for grids of so many axes."""
     if name not in BACKENDS:
         raise CodecError(f"Unknown entropy back-end {name!r}: use one of {', '.join(BACKENDS)}.")
-    return BACKENDS[name]
+    return _OF_THREE_AXES.get(name, BACKENDS[name]) if axes == 3 else BACKENDS[name]
 
 
 def backend_by_number(number: int) -> EntropyCoder:
     """The back-end that a container names."""
-    for coder in BACKENDS.values():
+    for coder in (*BACKENDS.values(), *_OF_THREE_AXES.values()):
         if coder.number == number:
             return coder
     raise BitstreamError(f"The container uses entropy back-end {number}, unknown to this cml: update cml.")

@@ -294,7 +294,7 @@ class WaveletCodec(nn.Module, Codec):
 
     def pack(self, latent: Latent, bit_depth: int = 8) -> bytes:
         symbols = latent.symbols.numpy()
-        coder = backend(self.entropy)
+        coder = backend(self.entropy, self.config.ndim)
         return Container(
             codec_id=latent.codec_id,
             parameter=latent.step,

@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -214,11 +215,12 @@ def train_codec(
         write_atomic(out / "recipe.yaml", dump_recipe(recipe))
 
     finished = None
-    for done in range(start + 1, recipe.iterations + 1):
+    iterations = range(start + 1, recipe.iterations + 1)
+    for done, batch in zip(iterations, _ahead(crops, iterations, mine), strict=True):
         for group in optimizer.param_groups:
             warm = min(recipe.warmup, recipe.iterations)
             group["lr"] = group["peak"] * warmup_cosine(done - 1, warm, recipe.iterations)
-        x = crops.batch(done, mine).to(accelerator.device)
+        x = batch.to(accelerator.device)
         torch.manual_seed(recipe.seed + done)  # of the noise: the same after an interruption, and on every process
         loss, bpp, error = model(x, _draw_step(done, recipe), done > recipe.freeze_after * recipe.iterations)
         optimizer.zero_grad(set_to_none=True)
@@ -242,6 +244,18 @@ def train_codec(
     if recipe.iterations == 0 and accelerator.is_main_process:
         keep(finished, 0)
     return finished
+
+
+def _ahead(crops: Crops, iterations: Iterable[int], indices: Sequence[int]) -> Iterator[Tensor]:
+    """The batches of the iterations, each cut while the one before is learned from."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for iteration in iterations:
+            ready, coming = coming, pool.submit(crops.batch, iteration, indices)
+            if ready is not None:
+                yield ready.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def _gain(codec: WaveletCodec) -> float:
