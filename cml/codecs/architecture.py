@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -125,7 +126,7 @@ class WaveletConfig:
         """Wavelet packet levels of each axis."""
         return (self.levels,) * self.ndim if isinstance(self.levels, int) else self.levels
 
-    @property
+    @cached_property
     def cell(self) -> tuple[int, ...]:
         """Samples of each axis behind one position of the latents."""
         return tuple(2**levels for levels in self.axis_levels)

@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import TypeVar
 
@@ -106,12 +107,15 @@ def _columns(cells: int, core: int, reach: int) -> list[_Span]:
     return _spans((0, cells), cells, core if cells <= core else core - 2 * reach, 1, reach)
 
 
-def _tiles(wanted: tuple[int, int], rows: int, columns: int, c: int, reach: int) -> list[tuple[_Span, _Span]]:
+@lru_cache(maxsize=64)  # where they lie takes longer to say than some of them take to compute
+def _tiles(
+    wanted: tuple[int, int], rows: int, columns: int, c: int, reach: int, threads: int
+) -> tuple[tuple[_Span, _Span], ...]:
     """Lines low ... high of a grid in tiles, as many as there are threads if there are as many lines."""
     across = _columns(columns, _COLUMNS, reach)
     core = min(_LINES, max(_LATENT_FLOATS // (c * across[0].wide), 2 * reach))
-    down = _spans(wanted, rows, core, -(-torch.get_num_threads() // len(across)), reach)
-    return [(vertical, horizontal) for vertical in down for horizontal in across]
+    down = _spans(wanted, rows, core, -(-threads // len(across)), reach)
+    return tuple((vertical, horizontal) for vertical in down for horizontal in across)
 
 
 def _each(work: Callable[..., _Result], tiles: Sequence[tuple[_Span, ...]]) -> list[_Result]:
@@ -161,7 +165,9 @@ def encode(
         inner = (down.start - top, across.inner.start)
         return int(quantize(latents, across.size, inner, symbols, where, np.float32(rdo / 12)))
 
-    return max(_each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY + margin)))
+    return max(
+        _each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY + margin, torch.get_num_threads()))
+    )
 
 
 def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int, lines: tuple[int, int]) -> np.ndarray:
@@ -193,7 +199,7 @@ def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int, line
         tile = latents.reshape(-1, count, across.wide)[:c, :, across.inner]
         out[:, down.start - lines[0] : down.stop - lines[0], across.start : across.stop] = tile
 
-    _each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY))
+    _each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY, torch.get_num_threads()))
     return out if config.ndim == 2 else out[:, 0]
 
 
@@ -279,7 +285,7 @@ def synthesise(
         kernel.synthesise(flat, latents, grid, ring, place, levels, product.weights, product.bias)
 
     # A tile holds one line of latents at a time, whatever its height.
-    _each(work, _tiles(wanted, rows, columns, 1, kernel.DELAY))
+    _each(work, _tiles(wanted, rows, columns, 1, kernel.DELAY, torch.get_num_threads()))
 
 
 def _synthesise_volume(symbols: np.ndarray, config: WaveletConfig, product: Product, out: np.ndarray) -> None:
