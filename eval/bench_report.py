@@ -248,9 +248,9 @@ def markdown(table: pd.DataFrame, request: Request, machine: Machine) -> str:
         f"{machine.cpu}, {machine.cores} cores; a copy past the caches reads and writes {machine.bandwidth / 1e9:.1f} "
         f"GB/s, a float32 matrix product does {machine.arithmetic / 1e9:.1f} GMAC/s, with {_threads(threads)}. RGB "
         f"pictures of 8 bits, from {source}, cut and mirrored to each size. Each round times every codec, in an order "
-        "that rotates (short work several times, its median counts); speeds are medians of the rounds, ratios are "
-        "taken round by round and are medians with [quartiles]: above 1 is faster. Absolute speeds depend on what else "
-        "the machine does.",
+        "that rotates (short work for 20 ms to warm up and as long again, whose median counts); speeds are medians of "
+        "the rounds, ratios are taken round by round and are medians with [quartiles]: above 1 is faster. Absolute "
+        "speeds depend on what else the machine does.",
         "",
         "Ours: uint8 tensor to container, container to float32 tensor. The others work on what their library has, a "
         f"Pillow picture to a file in memory and back, all of it decoded. `{ANCHOR}` is libjpeg-turbo with its default "

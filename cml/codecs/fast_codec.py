@@ -16,6 +16,7 @@ from cml.codecs.linear import LinearDecoder, LinearEncoder
 from cml.codecs.quantize import symbols_too_large
 
 _STRIPE = 64  # lines of cells at a time, where a picture comes or goes in stripes
+_INT8, _INT16 = 127, 32767
 _SLAB_FLOATS = 1 << 23  # of latents at a time that are quantized elsewhere
 
 Rows = Callable[[int, int], np.ndarray]
@@ -106,10 +107,10 @@ class Fast:
         for samples, first, lines in windows:
             product = self._analysis(channels, samples.dtype, step)
             peak = fast.encode(samples, config, product, out, rdo, (first, height), lines)
-            if peak > np.iinfo(out.dtype).max:
+            if peak > _INT8 and out.dtype == np.int8:
                 out = out.astype(np.int16)
                 peak = fast.encode(samples, config, product, out, rdo, (first, height), lines)
-            if peak > np.iinfo(out.dtype).max:
+            if peak > _INT16:
                 raise symbols_too_large(step, peak)
         return torch.from_numpy(out)
 
@@ -135,7 +136,7 @@ class Fast:
         encoder = self._encoder
         assert encoder is not None
         return self._keep(
-            "encoder", encoder, (channels, dtype.name, unit),
+            "encoder", encoder, (channels, dtype, unit),
             lambda weight, bias: analysis_product(self.config, weight, bias, channels, dtype.name, unit),
         )  # fmt: skip
 
@@ -155,11 +156,12 @@ class Fast:
         make: Callable[[np.ndarray, np.ndarray], Product],
     ) -> Product:
         """What was made last, unless it was of other weights or for another operating point."""
-        state = (*point, *((p.data_ptr(), p._version) for p in (part.weight, part.bias)))
+        w, b = part.weight, part.bias
+        state = (*point, w.data_ptr(), w._version, b.data_ptr(), b._version)
         kept = self._kept.get(name)
         if kept is None or kept[0] != state:
             # Returned as it was made here: another thread may keep that of another operating point meanwhile.
-            kept = self._kept[name] = state, make(part.weight.detach().numpy(), part.bias.detach().numpy())
+            kept = self._kept[name] = state, make(w.detach().numpy(), b.detach().numpy())
         return kept[1]
 
 

@@ -124,6 +124,9 @@ class WaveletCodec(nn.Module, Codec):
             chosen["decoder"] = self.decodes_by
         if self.peak is not None:
             chosen["peak"] = self.peak
+        coder = backend(self.entropy, config.ndim)
+        # Likewise left out where the name says it all.
+        own = {} if coder is backend(self.entropy) else {"backend": coder.number}
         options = {"step": self.step} | {key: value for key, value in chosen.items() if value != usual.get(key)}
         return CodecSpec(
             name=f"{self._name}:" + ",".join(f"{key}={value}" for key, value in options.items()),
@@ -133,7 +136,7 @@ class WaveletCodec(nn.Module, Codec):
             patch=config.cell[-1],
             codec_id=codec_id,
             axis_patches=config.cell if len(set(config.cell)) > 1 else (),
-            settings={"step": self.step, **chosen, "boundary": config.boundary},
+            settings={"step": self.step, **chosen, "boundary": config.boundary, **own},
         )
 
     @property
@@ -215,15 +218,23 @@ class WaveletCodec(nn.Module, Codec):
         return self.quantize(self.analysis(to_unit(x)[None]))[0].cpu()
 
     def _encode(self, x: Tensor) -> Latent:
+        return self._pair(*self._levelled(x))
+
+    def _levelled(self, x: Tensor) -> tuple[Tensor, tuple[int, ...], tuple[float, ...]]:
+        """Symbols, shape and level of a signal."""
         shape = tuple(x.shape)
         if self.config.level == "absolute":
-            return self._pair(self._symbols(x), shape)
+            return self._symbols(x), shape, ()
         level = measure(x, self.peak)
-        return self._pair(self._symbols(remove(x, level)), shape, level)
+        return self._symbols(remove(x, level)), shape, level
+
+    @property
+    def _stored_step(self) -> float:
+        # Through float32, as the container stores it: encoder and decoder use the same number.
+        return float(np.float32(self.step))
 
     def _pair(self, symbols: Tensor, shape: tuple[int, ...], level: tuple[float, ...] = ()) -> Latent:
-        # The step through float32, as the container stores it: encoder and decoder use the same number.
-        return self._latent(symbols, shape, float(np.float32(self.step)), level)
+        return self._latent(symbols, shape, self._stored_step, level)
 
     def compress_rows(self, rows: "Rows", shape: tuple[int, ...], dtype: np.dtype) -> bytes:
         """`compress` of a picture that is never in memory as a whole, if the codec's encoder allows it.
@@ -290,22 +301,20 @@ class WaveletCodec(nn.Module, Codec):
         return out
 
     def _compress(self, x: Tensor, bit_depth: int) -> bytes:
-        return self.pack(self._encode(x), bit_depth)
+        # Without a `Latent` in between: what that holds beside symbols takes some percent of a small picture's time.
+        symbols, shape, level = self._levelled(x)
+        return self._contain(symbols, shape, level, self.codec_id, self._stored_step, bit_depth)
 
     def pack(self, latent: Latent, bit_depth: int = 8) -> bytes:
-        symbols = latent.symbols.numpy()
-        coder = backend(self.entropy, self.config.ndim)
-        return Container(
-            codec_id=latent.codec_id,
-            parameter=latent.step,
-            shape=latent.original_shape,
-            channels=len(symbols),
-            bit_depth=bit_depth,
-            backend=coder.number,
-            wide=symbols.dtype == np.int16,
-            payload=coder.encode(symbols),
-            level=latent.level,
-        ).pack()
+        shape, level = latent.original_shape, latent.level
+        return self._contain(latent.symbols, shape, level, latent.codec_id, latent.step, bit_depth)
+
+    def _contain(
+        self, symbols: Tensor, shape: tuple[int, ...], level: tuple[float, ...], codec_id: str, step: float, depth: int
+    ) -> bytes:
+        codes, coder = symbols.numpy(), backend(self.entropy, self.config.ndim)
+        wide, payload = codes.dtype == np.int16, coder.encode(codes)
+        return Container(codec_id, step, shape, len(codes), depth, coder.number, wide, payload, level).pack()
 
     def unpack(self, blob: bytes) -> Latent:
         container = Container.unpack(blob)
