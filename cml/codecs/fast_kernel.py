@@ -11,15 +11,15 @@ from numba import njit
 
 from cml.codecs import fast_lifting, simd, wavelet
 from cml.codecs.compiled import announced
-from cml.codecs.fast_lifting import DELAY, GUARD, OPTIONS, RING, split_lines, stream
+from cml.codecs.fast_lifting import DELAY, GUARD, RING, UNCOUNTED, split_lines, stream
 from cml.codecs.simd import LANES, deal8, deal16, load, multiply_add, prefetch, splat, store, weave8, weave16
 
 WIDTH = 2 * LANES  # columns of a product that are computed together; the last may reach into the guard
 TOGETHER = 512  # columns, of one phase or of several, for which one step of a stream is begun
 BLOCK = 4  # rows of a product that are computed together
 
-_compiled = njit(**OPTIONS)
-_inlined = njit(forceinline=True, **OPTIONS)
+_compiled = njit(**UNCOUNTED)
+_inlined = njit(forceinline=True, **UNCOUNTED)
 
 
 @_compiled
@@ -138,7 +138,7 @@ def take(x, room, ring, plane, channel, where, levels):
 
 
 @announced("the encoder of pictures and sound (ten seconds)", fast_lifting, simd, wavelet)
-@njit(cache=True, **OPTIONS)
+@njit(cache=True, **UNCOUNTED)
 def analyse(x, room, ring, where, levels, weights, bias, out):
     """Latents of a tile of a picture; sound is a picture of one row.
 
@@ -208,7 +208,7 @@ def give(x, ring, plane, channel, where, levels):
 
 
 @announced("the linear decoder of pictures and sound (ten seconds)", fast_lifting, simd, wavelet)
-@njit(cache=True, **OPTIONS)
+@njit(cache=True, **UNCOUNTED)
 def synthesise(x, latents, symbols, ring, where, levels, weights, bias):
     """Samples of a tile of a picture, or of sound, from symbols.
 

@@ -23,9 +23,11 @@ GUARD = LANES  # columns between rows; two would do, sixteen keep vectors on cac
 # What is done to the second to the fifth newest sample of a band when one more arrives: the lifting steps, or undone.
 _STEPS = np.array([LIFTING, [-weight for weight in reversed(LIFTING)]], np.float32)
 
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-_compiled = njit(**OPTIONS)
-_inlined = njit(forceinline=True, **OPTIONS)
+# Everything works on arrays that its caller holds. Counting references to their rows would take a tenth of the time of
+# a line, and threads that count those of one array wait for each other.
+UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_compiled = njit(**UNCOUNTED)
+_inlined = njit(forceinline=True, **UNCOUNTED)
 
 
 @_inlined

@@ -11,7 +11,9 @@ _HALF = np.float32(0.5)
 _MOST = np.float32(1 << 24)  # beyond what symbols may be, within what an integer holds
 _LEAST, _LARGEST = np.float32(LEAST), np.float32(LARGEST)
 
-_compiled = njit(nogil=True, error_model="numpy", fastmath={"contract"})
+# Views of rows hold no reference of their own: counting them would take as long as rounding short ones, and threads
+# would wait for each other's counts.
+_compiled = njit(nogil=True, error_model="numpy", fastmath={"contract"}, _nrt=False)
 
 
 @_compiled
@@ -51,6 +53,24 @@ def _round_nearest(line, v):
     return peak
 
 
+@_compiled
+def _quantize(v, inner, symbols, where, strength, total, terms):
+    top, left, lines, cells = where
+    start, stop = inner[1], inner[1] + cells
+    peak = 0
+    for k in range(symbols.shape[0]):
+        for y in range(inner[0], inner[0] + lines):
+            line = symbols[k, top + y - inner[0], left : left + cells]
+            row = v[k, y, start:stop]
+            if strength == 0:
+                peak = max(peak, _round_nearest(line, row))
+                continue
+            low, high = max(y - 1, 0), min(y + 1, v.shape[1] - 1)
+            _sum_rows(total, v[k], low, high)
+            peak = max(peak, _round(line, row, total[start:], terms[start:], np.float32(high - low + 1), strength))
+    return peak
+
+
 @announced("the quantizer (seconds)", rdo)
 @njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 def quantize(v, width, inner, symbols, where, strength):
@@ -64,21 +84,8 @@ def quantize(v, width, inner, symbols, where, strength):
         where: first line and column of `symbols` to write, and how many of each.
         strength: of rate-distortion optimisation, / 12; 0 rounds to the nearest.
     """
-    top, left, lines, cells = where
-    start, stop = inner[1], inner[1] + cells
     total = np.zeros(width + 2, np.float32)
     terms = np.full(width, 3, np.float32)  # that are inside, of a sample and its neighbours in the line
     terms[0] -= 1
     terms[-1] -= 1
-    peak = 0
-    for k in range(symbols.shape[0]):
-        for y in range(inner[0], inner[0] + lines):
-            line = symbols[k, top + y - inner[0], left : left + cells]
-            row = v[k, y, start:stop]
-            if strength == 0:
-                peak = max(peak, _round_nearest(line, row))
-                continue
-            low, high = max(y - 1, 0), min(y + 1, v.shape[1] - 1)
-            _sum_rows(total, v[k], low, high)
-            peak = max(peak, _round(line, row, total[start:], terms[start:], np.float32(high - low + 1), strength))
-    return peak
+    return _quantize(v, inner, symbols, where, strength, total, terms)

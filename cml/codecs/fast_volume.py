@@ -9,12 +9,12 @@ from numba import njit
 from cml.codecs import fast_kernel, fast_lifting, simd, wavelet
 from cml.codecs.compiled import announced
 from cml.codecs.fast_kernel import BLOCK, WIDTH, give, project, project_line, spread, take
-from cml.codecs.fast_lifting import DELAY, GUARD, OPTIONS, RING, stream
+from cml.codecs.fast_lifting import DELAY, GUARD, RING, UNCOUNTED, stream
 from cml.codecs.simd import LANES
 
 
 @announced("the encoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd, wavelet)
-@njit(cache=True, **OPTIONS)
+@njit(cache=True, **UNCOUNTED)
 def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, out):
     """Latents of a tile of a volume, all of its slices, channel after channel.
 
@@ -65,7 +65,7 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
 
 
 @announced("the linear decoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd, wavelet)
-@njit(cache=True, **OPTIONS)
+@njit(cache=True, **UNCOUNTED)
 def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, weights, bias):
     """Samples of a tile of a volume from symbols, channel after channel.
 
