@@ -13,6 +13,12 @@ from cml.codecs.fast_lifting import DELAY, GUARD, RING, UNCOUNTED, stream
 from cml.codecs.simd import LANES
 
 
+@njit(**UNCOUNTED)
+def _copy(out, at, values, start, count):
+    for i in range(count):
+        out[at + i] = values[start + i]
+
+
 @announced("the encoder of volumes (ten seconds)", fast_kernel, fast_lifting, simd, wavelet)
 @njit(cache=True, **UNCOUNTED)
 def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, out):
@@ -46,9 +52,7 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
                         line = target + (done - top) * packets
                         for row in range(flat):
                             source = base + (row // down * RING * down + row % down) * pitch
-                            slices[line + row * pitch : line + (row + 1) * pitch - GUARD] = ring[
-                                source : source + pitch - GUARD
-                            ]
+                            _copy(slices, line + row * pitch, ring, source, pitch - GUARD)
             stream(slices, 0, sheet, phases, levels[0], deep - start, stop - start, sheet, 1, sheet, 0)
             done = deep - DELAY
             if done >= front:
@@ -108,6 +112,6 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
                         for row in range(flat):
                             target = base + (row // down * RING * down + row % down) * pitch
                             line = source + (cell - begin) * packets + row * pitch
-                            ring[target : target + pitch - GUARD] = slices[line : line + pitch - GUARD]
+                            _copy(ring, target, slices, line, pitch - GUARD)
                     place = (first, begin, end, cell, cell - DELAY, top, left, cells, pitch, inner, outer)
                     give(x, ring, channel * number + z, 0, place, (levels[1], levels[2]))
