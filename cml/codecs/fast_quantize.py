@@ -1,5 +1,7 @@
 """Rounding of latents to symbols, compiled: what `rdo.rdo_round` does, for pictures and sound."""
 
+from typing import Any
+
 import numpy as np
 from numba import njit
 
@@ -13,7 +15,8 @@ _LEAST, _LARGEST = np.float32(LEAST), np.float32(LARGEST)
 
 # Views of rows hold no reference of their own: counting them would take as long as rounding short ones, and threads
 # would wait for each other's counts.
-_compiled = njit(nogil=True, error_model="numpy", fastmath={"contract"}, _nrt=False)
+_UNCOUNTED: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "_nrt": False}
+_compiled = njit(**_UNCOUNTED)
 
 
 @_compiled
