@@ -105,6 +105,15 @@ def test_symbols_that_come_again_are_predicted():
     assert len(assert_round_trip(fading)) < 1.03 * len(coder.encode(innovation))
 
 
+def test_predictions_past_the_range():
+    """Slices that grow fivefold teach weights under which the last but one promises five times what int16 holds."""
+    rng = np.random.default_rng(3)
+    firsts = rng.integers(-2, 3, (30, 1, 16, 16))
+    steep = (firsts * 5 ** np.arange(6)[:, None, None]).reshape(-1, 16, 16)
+    ends = np.stack([np.full((16, 16), 32767), np.full((16, 16), -32768)])
+    assert_round_trip(np.concatenate([steep, ends])[None].astype(np.int16))
+
+
 @pytest.mark.parametrize("dtype", ["int8", "int16"])
 def test_golden_bitstreams(dtype):
     check_golden(f"ctx3d_{dtype}", coder, golden_symbols(dtype, (4, 6, 7)))

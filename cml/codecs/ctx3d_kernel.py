@@ -157,11 +157,11 @@ def _median(a, b, corner):
 
 @inlined
 def _weighted(around, pulls):
-    """The adaptive prediction, weights of 2^-16."""
+    """The adaptive prediction, weights of 2^-16; within int16, so that no difference passes `_LARGEST`."""
     total = 1 << 15
     for i in range(8):
         total += int(pulls[i]) * around[i]
-    return total >> 16
+    return min(max(total >> 16, -32768), 32767)
 
 
 @inlined
@@ -345,14 +345,14 @@ def _code(symbols, words, learned, decoding):
     return coder
 
 
-@announced("the ctx encoder of three axes (half a minute)", range_coder, ctx_kernel)
+@announced("the ctx encoder of three axes (ten seconds)", range_coder, ctx_kernel)
 @njit(cache=True, nogil=True)
 def encode(symbols, words, learned):
     """Code symbols (c, slices, rows, columns) into uint16 `words`; how many are needed, perhaps more than fit."""
     return finish(_code(symbols, words, learned, False), words)
 
 
-@announced("the ctx decoder of three axes (half a minute)", range_coder, ctx_kernel)
+@announced("the ctx decoder of three axes (ten seconds)", range_coder, ctx_kernel)
 @njit(cache=True, nogil=True)
 def decode(symbols, words, learned):
     """Fill symbols (c, slices, rows, columns) from uint16 `words`; how many it asked for, -1 if one does not fit."""
