@@ -140,7 +140,7 @@ def test_neither_threads_nor_tiles_change_a_bit(monkeypatch):
     whole, deep, curved = codec.encode(x), volume.encode(y), companded.encode(x)
     samples, slices = codec.decode(whole), volume.decode(deep)
     for threads, columns, lines in ((1, 30, 7), (2, 128, 512), (3, 41, 20)):
-        monkeypatch.setattr(fast, "_COLUMNS", columns)
+        monkeypatch.setattr(fast, "_RING_FLOATS", columns * 24 * 48)
         monkeypatch.setattr(fast, "_LINES", lines)
         monkeypatch.setattr(fast, "_VOLUME_COLUMNS", columns // 3)
         monkeypatch.setattr(fast, "_VOLUME_FLOATS", 1 << 18)

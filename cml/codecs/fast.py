@@ -1,6 +1,6 @@
 """The fast path: what codecs with a linear encoder do on a CPU, compiled, in tiles, with little memory.
 
-    samples (uint8, uint16, float32) --tiles, threads--> `fast_kernel.analyse` --> `fast_quantize` --> symbols
+    samples (uint8, uint16, float32) --tiles, threads--> `fast_kernel.encode` --> symbols
     symbols --tiles, threads--> `fast_kernel.synthesise` --> float32 samples
 
 It computes what the reference in `neural` does, in another order: symbols are the same but for at most one in 10,000,
@@ -10,7 +10,7 @@ that neither the number of threads nor the size of the tiles changes a bit of th
 
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -22,7 +22,7 @@ import torch
 from cml.codecs import fast_kernel as kernel
 from cml.codecs import fast_volume as volume
 from cml.codecs.architecture import WaveletConfig
-from cml.codecs.fast_quantize import quantize
+from cml.codecs.fast_quantize import KEPT
 from cml.codecs.fast_weights import Product
 from cml.codecs.geometry import grid_shape
 from cml.codecs.threads import each
@@ -31,10 +31,9 @@ _Result = TypeVar("_Result")
 
 REACH = kernel.DELAY + 1  # cells around a tile that its symbols depend on, by the filters and by the rounding
 
-# The largest tiles: in columns and lines of cells, so many that what lies around them is a small part of the work, and
-# in floats of what a thread holds of one.
-_COLUMNS, _LINES = 272, 512
-_HEAD_START = 2  # cells: about what a thread computes while another wakes
+# The largest tiles: in lines of cells, and in floats of what a thread holds of one. What lies around a tile should be a
+# small part of the work, and a ring within the third cache.
+_LINES, _RING_FLOATS = 512, 5 << 18
 _VOLUME_COLUMNS = 64
 _LATENT_FLOATS, _VOLUME_FLOATS = 1 << 22, 1 << 23
 
@@ -88,31 +87,33 @@ class _Span:
 
 
 def _spans(wanted: tuple[int, int], cells: int, core: int, parts: int, reach: int) -> list[_Span]:
-    """Cells low ... high of an axis in spans of at most about `core`, at least `parts` if there are as many.
-
-    They are equal, but where each thread has one: the calling thread begins before the others, with the first.
-    """
+    """Cells low ... high of an axis in equal spans of at most about `core`, at least `parts` if there are as many."""
     low, high = wanted
     number = min(max(math.ceil((high - low) / core), parts), high - low)
     edges = [low + (high - low) * k // number for k in range(number + 1)]
-    if number == parts > 1:
-        lead = min(_HEAD_START, (high - low) // (8 * number))
-        for k in range(1, number):
-            edges[k] += lead * (number - k) // (number - 1)
     return [_Span(start, stop, max(0, start - reach), min(cells, stop + reach)) for start, stop in pairwise(edges)]
 
 
-def _columns(cells: int, core: int, reach: int) -> list[_Span]:
-    """All of an axis in spans whose size with their surroundings is at most `core`."""
-    return _spans((0, cells), cells, core if cells <= core else core - 2 * reach, 1, reach)
+def _columns(cells: int, most: int, reach: int) -> list[_Span]:
+    """All of the last axis in spans that with their surroundings are at most `most`, whole vectors but for the last."""
+    inner: Iterable[int] = ()
+    if cells > most:
+        number = math.ceil((cells - 2 * reach) / (most - 2 * reach))
+        size = min(math.ceil((cells + 2 * reach * (number - 1)) / number / kernel.WIDTH) * kernel.WIDTH, most)
+        inner = range(size - reach, cells - reach, size - 2 * reach)
+    edges = [0, *inner, cells]
+    return [_Span(start, stop, max(0, start - reach), min(cells, stop + reach)) for start, stop in pairwise(edges)]
 
 
 @lru_cache(maxsize=64)  # where they lie takes longer to say than some of them take to compute
 def _tiles(
-    wanted: tuple[int, int], rows: int, columns: int, c: int, reach: int, threads: int
+    wanted: tuple[int, int], rows: int, columns: int, ring: int, c: int, reach: int, threads: int
 ) -> tuple[tuple[_Span, _Span], ...]:
-    """Lines low ... high of a grid in tiles, as many as there are threads if there are as many lines."""
-    across = _columns(columns, _COLUMNS, reach)
+    """Lines low ... high of a grid in tiles, as many as there are threads if there are as many lines.
+
+    A thread holds `ring` floats of a column, and `c` of each cell.
+    """
+    across = _columns(columns, max(_RING_FLOATS // ring, 4 * reach), reach)
     core = min(_LINES, max(_LATENT_FLOATS // (c * across[0].wide), 2 * reach))
     down = _spans(wanted, rows, core, -(-threads // len(across)), reach)
     return tuple((vertical, horizontal) for vertical in down for horizontal in across)
@@ -150,24 +151,25 @@ def encode(
         The largest magnitude; where it is past what `symbols` can hold, they are wrong.
     """
     levels = _levels(config)
-    phases = x.shape[0] << levels[1]
+    column = (x.shape[0] << levels[1]) * (kernel.RING << levels[0])
     _, rows, columns = symbols.shape
     margin = int(rdo > 0)
 
     def work(down: _Span, across: _Span) -> int:
         top, bottom = max(0, down.start - margin), min(rows, down.stop + margin)
-        ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * across.pitch + kernel.GUARD)
-        out = _scratch.floats("latents", product.bias.size * (bottom - top) * across.wide)
+        ring = _scratch.floats("ring", column * across.pitch + kernel.GUARD)
+        latents = _scratch.floats("latents", product.bias.size * KEPT * across.wide)
+        total, terms = _scratch.floats("total", across.size + 2), _scratch.floats("terms", across.size)
         place = (*window, down.begin, down.end, top, bottom - top, across.begin, across.size)
-        kernel.analyse(x, _room(x, levels[1]), ring, place, levels, product.weights, product.bias, out)
-        latents = out.reshape(product.bias.size, bottom - top, across.wide)
-        where = (down.start, across.start, down.stop - down.start, across.stop - across.start)
-        inner = (down.start - top, across.inner.start)
-        return int(quantize(latents, across.size, inner, symbols, where, np.float32(rdo / 12)))
+        inner = (down.start, down.stop - down.start, across.start, across.stop - across.start)
+        peak = kernel.encode(
+            x, _room(x, levels[1]), ring, place, levels, product.weights, product.bias, latents,
+            symbols, inner, np.float32(rdo / 12), total, terms,
+        )  # fmt: skip
+        return int(peak)
 
-    return max(
-        _each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY + margin, torch.get_num_threads()))
-    )
+    # A tile holds few lines of latents at a time, whatever its height; so in `synthesise`.
+    return max(_each(work, _tiles(lines, rows, columns, column, 1, kernel.DELAY + margin, torch.get_num_threads())))
 
 
 def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int, lines: tuple[int, int]) -> np.ndarray:
@@ -188,18 +190,19 @@ def analyse(x: np.ndarray, config: WaveletConfig, product: Product, c: int, line
         return _analyse_volume(x, config, product, c, grid, lines)
     flat, levels = x if config.ndim == 2 else x[:, None], _levels(config)
     rows, columns = grid if config.ndim == 2 else (1, *grid)
+    column = (len(x) << levels[1]) * (kernel.RING << levels[0])
     out = np.empty((c, lines[1] - lines[0], columns), np.float32)
 
     def work(down: _Span, across: _Span) -> None:
         count = down.stop - down.start
-        ring = _scratch.floats("ring", (len(x) << levels[1]) * (kernel.RING << levels[0]) * across.pitch + kernel.GUARD)
+        ring = _scratch.floats("ring", column * across.pitch + kernel.GUARD)
         latents = _scratch.floats("latents", product.bias.size * count * across.wide)
         place = (0, flat.shape[1], down.begin, down.end, down.start, count, across.begin, across.size)
         kernel.analyse(flat, _room(x, levels[1]), ring, place, levels, product.weights, product.bias, latents)
         tile = latents.reshape(-1, count, across.wide)[:c, :, across.inner]
         out[:, down.start - lines[0] : down.stop - lines[0], across.start : across.stop] = tile
 
-    _each(work, _tiles(lines, rows, columns, product.bias.size, kernel.DELAY, torch.get_num_threads()))
+    _each(work, _tiles(lines, rows, columns, column, product.bias.size, kernel.DELAY, torch.get_num_threads()))
     return out if config.ndim == 2 else out[:, 0]
 
 
@@ -273,10 +276,10 @@ def synthesise(
     levels = _levels(config)
     c, rows, columns = grid.shape
     wanted = lines or (0, rows)
+    column = ((len(flat) << levels[1]) + kernel.BLOCK) * (kernel.RING << levels[0])
 
     def work(down: _Span, across: _Span) -> None:
-        phases = (len(flat) << levels[1]) + kernel.BLOCK
-        ring = _scratch.floats("ring", phases * (kernel.RING << levels[0]) * across.pitch + kernel.GUARD)
+        ring = _scratch.floats("ring", column * across.pitch + kernel.GUARD)
         latents = _scratch.floats("latents", c * across.wide)
         place = (
             wanted[0] << levels[0], down.begin, down.end, down.start, down.stop - down.start, across.begin, across.size,
@@ -284,8 +287,7 @@ def synthesise(
         )  # fmt: skip
         kernel.synthesise(flat, latents, grid, ring, place, levels, product.weights, product.bias)
 
-    # A tile holds one line of latents at a time, whatever its height.
-    _each(work, _tiles(wanted, rows, columns, 1, kernel.DELAY, torch.get_num_threads()))
+    _each(work, _tiles(wanted, rows, columns, column, 1, kernel.DELAY, torch.get_num_threads()))
 
 
 def _synthesise_volume(symbols: np.ndarray, config: WaveletConfig, product: Product, out: np.ndarray) -> None:

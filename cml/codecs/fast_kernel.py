@@ -9,9 +9,10 @@ See `fast_lifting` for cells, phases and the ring.
 import numpy as np
 from numba import njit
 
-from cml.codecs import fast_lifting, simd, wavelet
+from cml.codecs import fast_lifting, fast_quantize, rdo, simd, wavelet
 from cml.codecs.compiled import announced
 from cml.codecs.fast_lifting import DELAY, GUARD, RING, UNCOUNTED, split_lines, stream
+from cml.codecs.fast_quantize import KEPT, round_line
 from cml.codecs.simd import LANES, deal8, deal16, load, multiply_add, prefetch, splat, store, weave8, weave16
 
 WIDTH = 2 * LANES  # columns of a product that are computed together; the last may reach into the guard
@@ -137,7 +138,7 @@ def take(x, room, ring, plane, channel, where, levels):
     _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 0)
 
 
-@announced("the encoder of pictures and sound (ten seconds)", fast_lifting, simd, wavelet)
+@announced("the filters and the product of pictures and sound (ten seconds)", fast_lifting, simd, wavelet)
 @njit(cache=True, **UNCOUNTED)
 def analyse(x, room, ring, where, levels, weights, bias, out):
     """Latents of a tile of a picture; sound is a picture of one row.
@@ -152,24 +153,77 @@ def analyse(x, room, ring, where, levels, weights, bias, out):
         weights: (blocks, C * F * F, BLOCK), in the order channel, column, row; bias: (blocks, BLOCK).
         out: float32 room for (blocks * BLOCK, cells of rows, cells to a multiple of WIDTH).
     """
-    first, height, begin, end, top, lines, left, cells = where
+    _, _, begin, _, top, lines, _, _ = where
+    for cell in range(begin, top + lines + (DELAY if levels[0] else 0)):
+        done = _advance(x, room, ring, where, levels, cell)
+        if done >= top:
+            _project_all(out, done - top, lines, ring, where, levels, done, weights, bias)
+
+
+@_compiled
+def _advance(x, room, ring, where, levels, cell):
+    """Take a cell of rows of all channels; the cell that is finished then."""
+    first, height, begin, end, _, _, left, cells = where
+    pitch = -(-cells // LANES) * LANES + GUARD
+    for channel in range(x.shape[0]):
+        place = (first, height, begin, end, cell, left, cells, pitch)
+        take(x, room, ring, channel, channel, place, levels)
+    return cell - (DELAY if levels[0] else 0)
+
+
+@_compiled
+def _project_all(out, line, lines, ring, where, levels, done, weights, bias):
+    """Latents of a finished cell of rows, to a line of `out`, (blocks * BLOCK, lines, cells to a multiple of WIDTH)."""
+    _, _, begin, _, _, _, _, cells = where
     down = 1 << levels[0]
     pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
-    delay = DELAY if levels[0] else 0
-    for cell in range(begin, top + lines + delay):
-        for channel in range(x.shape[0]):
-            place = (first, height, begin, end, cell, left, cells, pitch)
-            take(x, room, ring, channel, channel, place, levels)
-        done = cell - delay
-        if done >= top:
-            base = GUARD + (done - begin) % RING * down * pitch
-            for block in range(weights.shape[0]):
-                at = (block * BLOCK * lines + done - top) * wide
-                for i in range(0, wide, WIDTH):
-                    project(
-                        out, at + i, lines * wide, ring, base + i, pitch, down, RING * down * pitch,
-                        weights[block], bias[block], True,
-                    )  # fmt: skip
+    base = GUARD + (done - begin) % RING * down * pitch
+    for block in range(weights.shape[0]):
+        at = (block * BLOCK * lines + line) * wide
+        for i in range(0, wide, WIDTH):
+            project(
+                out, at + i, lines * wide, ring, base + i, pitch, down, RING * down * pitch,
+                weights[block], bias[block], True,
+            )  # fmt: skip
+
+
+@announced("the encoder of pictures and sound (ten seconds)", fast_lifting, fast_quantize, rdo, simd, wavelet)
+@njit(cache=True, **UNCOUNTED)
+def encode(x, room, ring, where, levels, weights, bias, latents, symbols, inner, strength, total, terms):
+    """Symbols of a tile of a picture; sound is a picture of one row. They are rounded while their latents are near.
+
+    Args:
+        x, room, ring, where, levels, weights, bias: as of `analyse`, of the lines that are needed to round.
+        latents: float32 room for (blocks * BLOCK, KEPT, cells to a multiple of WIDTH).
+        symbols: int8 or int16 (c, *grid) of all of the picture.
+        inner: first line and how many, first column and how many, that are rounded.
+        strength: of rate-distortion optimisation, / 12; 0 rounds to the nearest.
+        total, terms: float32 room for two more than the columns of the tile, and for as many.
+
+    Returns:
+        The largest magnitude; where it is past what `symbols` can hold, they are wrong.
+    """
+    _, _, begin, _, top, lines, left, cells = where
+    start, count, across, width = inner
+    wide = -(-cells // WIDTH) * WIDTH
+    total[0] = total[cells + 1] = 0
+    for i in range(cells):
+        terms[i] = 3 - (i == 0) - (i == cells - 1)
+    rounded, peak, last = start, 0, top + lines - 1
+    for cell in range(begin, last + 1 + (DELAY if levels[0] else 0)):
+        done = _advance(x, room, ring, where, levels, cell)
+        if done < top:
+            continue
+        _project_all(latents, done % KEPT, KEPT, ring, where, levels, done, weights, bias)
+        # A line waits for the next, if there is one and its rounding depends on that.
+        ready = done if strength == 0 or done == last else done - 1
+        while rounded <= min(ready, start + count - 1):
+            rows = (rounded, max(rounded - 1, top), min(rounded + 1, last))
+            place = (rounded, across, width)
+            magnitude = round_line(symbols, place, latents, wide, rows, across - left, strength, total, terms)
+            peak = max(peak, magnitude)
+            rounded += 1
+    return peak
 
 
 @_inlined

@@ -5,10 +5,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from cml.codecs import rdo
-from cml.codecs.compiled import announced
 from cml.codecs.rdo import LARGEST, LEAST
 
+KEPT = 4  # lines of latents at a time: one, and those next to it
 _HALF = np.float32(0.5)
 _MOST = np.float32(1 << 24)  # beyond what symbols may be, within what an integer holds
 _LEAST, _LARGEST = np.float32(LEAST), np.float32(LARGEST)
@@ -20,14 +19,13 @@ _compiled = njit(**_UNCOUNTED)
 
 
 @_compiled
-def _sum_rows(total, v, low, high):
-    """Sums of magnitudes over rows low ... high of v; `total` has a zero on each side."""
+def _sum_rows(total, v, low, high, wide):
+    """Sums of magnitudes over rows low ... high of a ring v of `wide` columns; `total` has a zero on each side."""
     inside = total[1:-1]
-    inside[:] = 0
     for y in range(low, high + 1):
-        row = v[y]
+        row = v[y % KEPT * wide : y % KEPT * wide + inside.size]
         for i in range(inside.size):
-            inside[i] += abs(row[i])
+            inside[i] = abs(row[i]) if y == low else inside[i] + abs(row[i])
 
 
 @_compiled
@@ -57,38 +55,30 @@ def _round_nearest(line, v):
 
 
 @_compiled
-def _quantize(v, inner, symbols, where, strength, total, terms):
-    top, left, lines, cells = where
-    start, stop = inner[1], inner[1] + cells
-    peak = 0
-    for k in range(symbols.shape[0]):
-        for y in range(inner[0], inner[0] + lines):
-            line = symbols[k, top + y - inner[0], left : left + cells]
-            row = v[k, y, start:stop]
-            if strength == 0:
-                peak = max(peak, _round_nearest(line, row))
-                continue
-            low, high = max(y - 1, 0), min(y + 1, v.shape[1] - 1)
-            _sum_rows(total, v[k], low, high)
-            peak = max(peak, _round(line, row, total[start:], terms[start:], np.float32(high - low + 1), strength))
-    return peak
-
-
-@announced("the quantizer (seconds)", rdo)
-@njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-def quantize(v, width, inner, symbols, where, strength):
-    """Round a tile of latents, in units of the step; returns the largest magnitude, perhaps more than symbols hold.
+def round_line(symbols, where, v, wide, rows, start, strength, total, terms):
+    """Round a line of latents, in units of the step; returns the largest magnitude, perhaps more than symbols hold.
 
     Args:
-        v: float32 (c or more, lines, columns). What is beyond its lines and its first `width` columns is nothing, or
-            no neighbour of a sample that is rounded.
-        inner: first line and column of v that are rounded.
         symbols: int8 or int16 (c, *grid).
-        where: first line and column of `symbols` to write, and how many of each.
+        where: line and first column of `symbols` to write, and how many columns.
+        v: float32 room for (c or more, KEPT, wide): lines of latents, line y in place y % KEPT.
+        rows: number of the line, of the first, and of the last of those next to it that there are.
+        start: first column of v to round.
         strength: of rate-distortion optimisation, / 12; 0 rounds to the nearest.
+        total: float32, room for the columns of the tile, those that mean something, and a zero on each side.
+        terms: float32, how many columns of the tile a sample and its neighbours in the line are.
     """
-    total = np.zeros(width + 2, np.float32)
-    terms = np.full(width, 3, np.float32)  # that are inside, of a sample and its neighbours in the line
-    terms[0] -= 1
-    terms[-1] -= 1
-    return _quantize(v, inner, symbols, where, strength, total, terms)
+    line, left, cells = where
+    here, low, high = rows
+    peak = 0
+    for k in range(symbols.shape[0]):
+        base = k * KEPT * wide
+        target = symbols[k, line, left : left + cells]
+        row = v[base + here % KEPT * wide + start : base + here % KEPT * wide + start + cells]
+        if strength == 0:
+            peak = max(peak, _round_nearest(target, row))
+            continue
+        _sum_rows(total, v[base:], low, high, wide)
+        rounded = _round(target, row, total[start:], terms[start:], np.float32(high - low + 1), strength)
+        peak = max(peak, rounded)
+    return peak
