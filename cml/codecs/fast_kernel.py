@@ -29,7 +29,11 @@ def _load(buffer, base, hop, phases, cells, line, ahead, start, room):
 
     `ahead` is the line that will be asked for when this one is done with.
     """
-    if phases not in (8, 16):
+    if phases == 8:
+        _load_vectors(buffer, base, hop, 8, cells, line, ahead, start, room)
+    elif phases == 16:
+        _load_vectors(buffer, base, hop, 16, cells, line, ahead, start, room)
+    else:
         whole = max(min(cells, (line.size - start) // phases), 0)
         for phase in range(phases):
             row = buffer[base + phase * hop : base + phase * hop + cells]
@@ -37,7 +41,10 @@ def _load(buffer, base, hop, phases, cells, line, ahead, start, room):
                 row[i] = np.float32(line[start + i * phases + phase])
             for i in range(whole, cells):
                 row[i] = np.float32(line[min(start + i * phases + phase, line.size - 1)])
-        return
+
+
+@_inlined
+def _load_vectors(buffer, base, hop, phases, cells, line, ahead, start, room):
     for i in range(0, cells, LANES):
         at = start + i * phases
         if at + LANES * phases <= line.size:
@@ -134,7 +141,7 @@ def take(x, room, ring, plane, channel, where, levels):
             line = min(cell * down + k, height - 1) - first
             ahead = x[plane, min(line + down, x.shape[1] - 1)]
             _load(ring, block + k * pitch, hop, across, cells, x[plane, line], ahead, left * across, room)
-        split_lines(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 0)
+        split_lines(ring, block, hop, pitch, down, cells, levels[1], 0)
     _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 0)
 
 
@@ -254,7 +261,7 @@ def give(x, ring, plane, channel, where, levels):
     _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 1)
     if done >= top:
         block = base + (done - begin) % RING * down * pitch
-        split_lines(ring, block, hop, across, pitch, down, cells, down * pitch - GUARD, levels[1], 1)
+        split_lines(ring, block, hop, pitch, down, cells, levels[1], 1)
         for k in range(down):
             line = done * down + k - first
             if line < x.shape[1]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from cml.codecs.simd import LANES, lift, load, splat, store
+from cml.codecs.simd import LANES, but_first, last_and, lift, load, put, splat, store
 from cml.codecs.wavelet import LIFTING
 
 RING = 6  # cells that a stream keeps
@@ -40,34 +40,161 @@ def _lift(buffer, target, first, second, weight, length, copies, apart):
             store(buffer, target + i, value)
 
 
+@_inlined
+def _split_band(buffer, first, hop, phases, cells, inverse):
+    """The four lifting steps of one band of a line, all at once: each sample is read and written once.
+
+    A line is walked from its start to its end, or, to undo the steps, backwards: `first` is then the row of the last
+    phase, and what comes last in a cell comes first. In that order a cell has samples 0 ... phases - 1, of which
+    steps one and three change the odd ones, two and four the even ones. The digit of a name is the step that made it.
+
+        vector of cells --_begin--> samples 0, 1 and the last, as far as they can be --_middle--> those between
+          --_end, when the next vector has begun--> samples 0, the last but one and the last
+    """
+    weights = _weights(inverse)
+    vectors, rest = (cells + LANES - 1) // LANES, (cells - 1) % LANES
+    opening, closing = (rest, 0) if inverse else (0, rest)  # lanes of the cells at both ends
+    forth = -LANES if inverse else LANES
+    at = first + (LANES * (vectors - 1) if inverse else 0)
+    end = closing if vectors == 1 else -1
+    zero2, one1, last1 = _begin(buffer, at, hop, phases, weights[0], opening, end, inverse, weights)
+    last3 = last1
+    for number in range(vectors):
+        one3, near3, late2 = _middle(buffer, at, hop, phases, zero2, one1, last1, weights)
+        next0, next1, next_last = zero2, one1, last1
+        if number + 1 < vectors:
+            end = closing if number + 2 == vectors else -1
+            next0, next1, next_last = _begin(buffer, at + forth, hop, phases, last1, -1, end, inverse, weights)
+        start, end = opening if number == 0 else -1, closing if number + 1 == vectors else -1
+        known = zero2, one3, near3, late2, last1
+        last3 = _end(buffer, at, hop, phases, known, next0, last3, start, end, inverse, weights)
+        zero2, one1, last1 = next0, next1, next_last
+        at += forth
+
+
+@_inlined
+def _weights(inverse):
+    steps = _STEPS[int(inverse)]
+    return splat(steps[0]), splat(steps[1]), splat(steps[2]), splat(steps[3])
+
+
+@_inlined
+def _begin(buffer, at, hop, phases, before1, start, end, inverse, weights):
+    """Sample 0 after step two, samples 1 and the last after step one.
+
+    At an end of the line, in the lane of this number there, what is past it is the mirror image.
+    """
+    final = at + (phases - 1) * hop
+    zero, late = load(buffer, at), load(buffer, final - hop)
+    beyond = load(buffer, at - 1) if inverse else load(buffer, at + 1)
+    if end >= 0:
+        beyond = put(beyond, end, late)
+    last1 = lift(load(buffer, final), late, beyond, weights[0])
+    one1 = last1
+    if phases > 2:
+        one1 = lift(load(buffer, at + hop), zero, load(buffer, at + 2 * hop), weights[0])
+    before = but_first(last1, before1) if inverse else last_and(before1, last1)
+    if start >= 0:
+        before = put(before, start, one1)
+    return lift(zero, before, one1, weights[1]), one1, last1
+
+
+@_inlined
+def _middle(buffer, at, hop, phases, zero2, one1, last1, weights):
+    """Write the samples that need nothing of another vector.
+
+    Returns:
+        What `_end` needs of them: sample 1 and the last but two after step three, the last but one after step two.
+    """
+    one3 = near3 = one1
+    if phases == 2:
+        return one3, near3, zero2
+    even2, odd1, even = zero2, one1, load(buffer, at + 2 * hop)
+    for odd in range(1, phases - 1, 2):  # the number of a sample
+        place = at + odd * hop
+        next_even, next_odd1 = even, last1
+        if odd < phases - 3:
+            next_even = load(buffer, place + 3 * hop)
+            next_odd1 = lift(load(buffer, place + 2 * hop), even, next_even, weights[0])
+        next_even2 = lift(even, odd1, next_odd1, weights[1])
+        odd3 = lift(odd1, even2, next_even2, weights[2])
+        store(buffer, place, odd3)
+        if odd == 1:
+            one3 = odd3
+        else:
+            store(buffer, place - hop, lift(even2, near3, odd3, weights[3]))
+        near3, even2, odd1, even = odd3, next_even2, next_odd1, next_even
+    return one3, near3, even2
+
+
+@_inlined
+def _end(buffer, at, hop, phases, known, next2, before3, start, end, inverse, weights):
+    """Write samples 0 and the last two, of which all is `known` but what comes next.
+
+    Returns:
+        The last sample after step three.
+    """
+    zero2, one3, near3, late2, last1 = known
+    final = at + (phases - 1) * hop
+    after = last_and(next2, zero2) if inverse else but_first(zero2, next2)
+    if end >= 0:
+        after = put(after, end, late2)
+    last3 = lift(last1, late2, after, weights[2])
+    store(buffer, final, last3)
+    if phases > 2:
+        store(buffer, final - hop, lift(late2, near3, last3, weights[3]))
+    else:
+        one3 = last3
+    before = but_first(last3, before3) if inverse else last_and(before3, last3)
+    if start >= 0:
+        before = put(before, start, one3)
+    store(buffer, at, lift(zero2, before, one3, weights[3]))
+    return last3
+
+
+@_inlined
+def _each_band(buffer, base, hop, pitch, rows, cells, levels, inverse):
+    for row in range(base, base + rows * pitch, pitch):
+        for number in range(levels):
+            level = levels - 1 - number if inverse else number
+            stride, phases = 1 << level, 1 << (levels - level)
+            for low in range(row, row + stride * hop, hop):
+                if inverse:
+                    _split_band(buffer, low + (phases - 1) * stride * hop, -stride * hop, phases, cells, True)
+                else:
+                    _split_band(buffer, low, stride * hop, phases, cells, False)
+
+
+def _fixed(levels: int, inverse: bool) -> Any:
+    @_compiled
+    def every(buffer, base, hop, pitch, rows, cells):
+        _each_band(buffer, base, hop, pitch, rows, cells, levels, inverse)
+
+    return every
+
+
+# Of these the compiler knows how many phases there are, and unrolls their loops: twice as fast.
+_split_3, _split_4, _merge_3, _merge_4 = (_fixed(levels, inverse) for inverse in (False, True) for levels in (3, 4))
+
+
 @_compiled
-def split_lines(buffer, base, hop, phases, pitch, rows, cells, length, levels, inverse):
+def split_lines(buffer, base, hop, pitch, rows, cells, levels, inverse):
     """Split, or merge, some lines of the signal along their own axis.
 
-    Phase p of line r is the row at base + p * hop + r * pitch: `cells` samples, and others that mean nothing, up to the
-    `length` at which the last line ends.
+    Phase p of line r is the row at base + p * hop + r * pitch: `cells` samples, and others that mean nothing.
     """
-    for number in range(levels):
-        stride = 1 << (levels - 1 - number if inverse else number)
-        skip = stride * hop
-        for band in range(stride):
-            low = base + band * hop
-            last = low + (phases - stride) * hop
-            for step in range(4):
-                weight = _STEPS[inverse, step]
-                if step % 2 == inverse:
-                    # The odd samples. Past the end the next even one is the mirror image, the last one.
-                    for r in range(rows):
-                        buffer[low + r * pitch + cells] = buffer[last - skip + r * pitch + cells - 1]
-                    for odd in range(low + skip, last, 2 * skip):
-                        _lift(buffer, odd, odd - skip, odd + skip, weight, length, 1, length)
-                    _lift(buffer, last, last - skip, low + 1, weight, length, 1, length)
-                else:
-                    for r in range(rows):
-                        buffer[last + r * pitch - 1] = buffer[low + skip + r * pitch]
-                    for even in range(low + 2 * skip, last, 2 * skip):
-                        _lift(buffer, even, even - skip, even + skip, weight, length, 1, length)
-                    _lift(buffer, low, last - 1, low + skip, weight, length, 1, length)
+    if levels == 3 and inverse:
+        _merge_3(buffer, base, hop, pitch, rows, cells)
+    elif levels == 3:
+        _split_3(buffer, base, hop, pitch, rows, cells)
+    elif levels == 4 and inverse:
+        _merge_4(buffer, base, hop, pitch, rows, cells)
+    elif levels == 4:
+        _split_4(buffer, base, hop, pitch, rows, cells)
+    elif inverse:
+        _each_band(buffer, base, hop, pitch, rows, cells, levels, True)
+    else:
+        _each_band(buffer, base, hop, pitch, rows, cells, levels, False)
 
 
 @_inlined

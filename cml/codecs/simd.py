@@ -1,9 +1,10 @@
 """Vectors of sixteen float32 for numba kernels, so that their speed does not hang on what a compiler makes of loops.
 
-`load`, `store`, `splat`, `lift` and `multiply_add` become the vector instructions of the processor, in pieces where it
-has none that wide; products and sums are fused where it can. Indices are in samples and are not checked.
+`load`, `store`, `splat`, `lift`, `multiply_add` and the others become the vector instructions of the processor, in
+pieces where it has none that wide; products and sums are fused where it can. Indices are in samples, not checked.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from llvmlite import ir
@@ -114,6 +115,47 @@ def multiply_add(typing: Any, total: Any, first: Any, second: Any) -> Any:
     return _VECTOR(total, first, second), generate
 
 
+def _mask(order: Iterable[int]) -> Any:
+    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), [ir.Constant(ir.IntType(32), place) for place in order])
+
+
+def _shift(first: int) -> Any:
+    """An operation that takes sixteen samples of two vectors side by side, from number `first` on."""
+
+    @_operation
+    def shift(typing: Any, left: Any, right: Any) -> Any:
+        if left is not _VECTOR or right is not _VECTOR:
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.shuffle_vector(*arguments, _mask(range(first, first + LANES)))
+
+        return _VECTOR(left, right), generate
+
+    return shift
+
+
+last_and, but_first = _shift(LANES - 1), _shift(1)
+"""The last sample of one vector and all of another but its last; all of one but its first and the first of another."""
+
+
+@_operation
+def put(typing: Any, vector: Any, lane: Any, other: Any) -> Any:
+    """A vector with one sample, that of this number, of another."""
+    if vector is not _VECTOR or other is not _VECTOR or not isinstance(lane, types.Integer):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kept, number, taken = arguments
+        places = _mask(range(LANES))
+        wanted = builder.trunc(number, ir.IntType(32))
+        one = builder.insert_element(ir.Constant(places.type, ir.Undefined), wanted, ir.Constant(ir.IntType(32), 0))
+        every = builder.shuffle_vector(one, ir.Constant(places.type, ir.Undefined), ir.Constant(places.type, None))
+        return builder.select(builder.icmp_signed("==", places, every), taken, kept)
+
+    return _VECTOR(vector, types.intp, other), generate
+
+
 @_operation
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of array[index], of one axis, without waiting for it."""
@@ -131,10 +173,6 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp), generate
-
-
-def _mask(order: list[int]) -> Any:
-    return ir.Constant(ir.VectorType(ir.IntType(32), LANES), [ir.Constant(ir.IntType(32), place) for place in order])
 
 
 def _deal(places: int) -> Any:
