@@ -17,6 +17,7 @@ from cml.codecs.simd import LANES, deal8, deal16, load, multiply_add, prefetch, 
 
 WIDTH = 2 * LANES  # columns of a product that are computed together; the last may reach into the guard
 TOGETHER = 512  # columns, of one phase or of several, for which one step of a stream is begun
+MANY = 2  # cells of rows of a picture that are taken at once
 BLOCK = 4  # rows of a product that are computed together
 
 _compiled = njit(**UNCOUNTED)
@@ -118,31 +119,38 @@ def project(out, at, hop, rows, base, pitch, lines, apart, weights, bias, fresh)
 
 
 @_compiled
-def _stream_all(ring, base, pitch, hop, levels, cell, cells, inverse):
+def _stream_all(ring, base, pitch, hop, levels, cell, cells, inverse, many):
     """`stream` all phases of the last axis, where rows are short several at a time."""
     length, phases = pitch - GUARD, 1 << levels[1]
     together = 1
     while together < phases and together * length < TOGETHER:
         together *= 2
     for phase in range(0, phases, together):
-        stream(ring, base + phase * hop, pitch, 1 << levels[0], levels[0], cell, cells, length, together, hop, inverse)
+        place = base + phase * hop
+        stream(ring, place, pitch, 1 << levels[0], levels[0], cell, cells, length, together, hop, inverse, many)
 
 
 @_compiled
 def take(x, room, ring, plane, channel, where, levels):
     """One cell of rows of a plane of the signal into the ring of a channel, split along both axes where it can be."""
-    first, height, begin, end, cell, left, cells, pitch = where
+    _take_some(x, room, ring, plane, channel, where, levels, 1)
+
+
+@_compiled
+def _take_some(x, room, ring, plane, channel, where, levels, many):
+    """`take` for a cell and those before it, `many` in all."""
+    first, height, begin, end, last, left, cells, pitch = where
     down, across = 1 << levels[0], 1 << levels[1]
     hop = RING * down * pitch
     base = GUARD + channel * across * hop
-    if cell < end:
+    for cell in range(last - many + 1, min(last + 1, end)):
         block = base + (cell - begin) % RING * down * pitch
         for k in range(down):
             line = min(cell * down + k, height - 1) - first
             ahead = x[plane, min(line + down, x.shape[1] - 1)]
             _load(ring, block + k * pitch, hop, across, cells, x[plane, line], ahead, left * across, room)
         split_lines(ring, block, hop, pitch, down, cells, levels[1], 0)
-    _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 0)
+    _stream_all(ring, base, pitch, hop, levels, last - begin, end - begin, 0, many)
 
 
 @announced("the filters and the product of pictures and sound (ten seconds)", fast_lifting, simd, wavelet)
@@ -161,9 +169,10 @@ def analyse(x, room, ring, where, levels, weights, bias, out):
         out: float32 room for (blocks * BLOCK, cells of rows, cells to a multiple of WIDTH).
     """
     _, _, begin, _, top, lines, _, _ = where
-    for cell in range(begin, top + lines + (DELAY if levels[0] else 0)):
-        done = _advance(x, room, ring, where, levels, cell)
-        if done >= top:
+    delay = DELAY if levels[0] else 0
+    for cell in range(begin + MANY - 1, top + lines + delay + MANY - 1, MANY):
+        newest = _advance(x, room, ring, where, levels, cell)
+        for done in range(max(newest - MANY + 1, top), min(newest + 1, top + lines)):
             _project_all(out, done - top, lines, ring, where, levels, done, weights, bias)
 
 
@@ -174,7 +183,7 @@ def _advance(x, room, ring, where, levels, cell):
     pitch = -(-cells // LANES) * LANES + GUARD
     for channel in range(x.shape[0]):
         place = (first, height, begin, end, cell, left, cells, pitch)
-        take(x, room, ring, channel, channel, place, levels)
+        _take_some(x, room, ring, channel, channel, place, levels, MANY)
     return cell - (DELAY if levels[0] else 0)
 
 
@@ -217,19 +226,18 @@ def encode(x, room, ring, where, levels, weights, bias, latents, symbols, inner,
     for i in range(cells):
         terms[i] = 3 - (i == 0) - (i == cells - 1)
     rounded, peak, last = start, 0, top + lines - 1
-    for cell in range(begin, last + 1 + (DELAY if levels[0] else 0)):
-        done = _advance(x, room, ring, where, levels, cell)
-        if done < top:
-            continue
-        _project_all(latents, done % KEPT, KEPT, ring, where, levels, done, weights, bias)
-        # A line waits for the next, if there is one and its rounding depends on that.
-        ready = done if strength == 0 or done == last else done - 1
-        while rounded <= min(ready, start + count - 1):
-            rows = (rounded, max(rounded - 1, top), min(rounded + 1, last))
-            place = (rounded, across, width)
-            magnitude = round_line(symbols, place, latents, wide, rows, across - left, strength, total, terms)
-            peak = max(peak, magnitude)
-            rounded += 1
+    for cell in range(begin + MANY - 1, last + (DELAY if levels[0] else 0) + MANY, MANY):
+        newest = _advance(x, room, ring, where, levels, cell)
+        for done in range(max(newest - MANY + 1, top), min(newest, last) + 1):
+            _project_all(latents, done % KEPT, KEPT, ring, where, levels, done, weights, bias)
+            # A line waits for the next, if there is one and its rounding depends on that.
+            ready = done if strength == 0 or done == last else done - 1
+            while rounded <= min(ready, start + count - 1):
+                rows = (rounded, max(rounded - 1, top), min(rounded + 1, last))
+                place = (rounded, across, width)
+                magnitude = round_line(symbols, place, latents, wide, rows, across - left, strength, total, terms)
+                peak = max(peak, magnitude)
+                rounded += 1
     return peak
 
 
@@ -254,12 +262,19 @@ def spread(latents, symbols, index, left, cells, wide):
 @_compiled
 def give(x, ring, plane, channel, where, levels):
     """Finish a cell of rows of a plane, in the ring of a channel, and write its samples into the signal."""
-    first, begin, end, cell, done, top, left, cells, pitch, inner, outer = where
+    _give_some(x, ring, plane, channel, where, levels, 1)
+
+
+@_compiled
+def _give_some(x, ring, plane, channel, where, levels, many):
+    """`give` for a cell and those before it, `many` in all."""
+    first, begin, end, cell, top, bottom, left, cells, pitch, inner, outer = where
     down, across = 1 << levels[0], 1 << levels[1]
     hop = RING * down * pitch
     base = GUARD + channel * across * hop
-    _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 1)
-    if done >= top:
+    _stream_all(ring, base, pitch, hop, levels, cell - begin, end - begin, 1, many)
+    newest = cell - (DELAY if levels[0] else 0)
+    for done in range(max(newest - many + 1, top), min(newest + 1, bottom)):
         block = base + (done - begin) % RING * down * pitch
         split_lines(ring, block, hop, pitch, down, cells, levels[1], 1)
         for k in range(down):
@@ -287,25 +302,15 @@ def synthesise(x, latents, symbols, ring, where, levels, weights, bias):
     down = 1 << levels[0]
     pitch, wide = -(-cells // LANES) * LANES + GUARD, -(-cells // WIDTH) * WIDTH
     hop = RING * down * pitch
-    delay = DELAY if levels[0] else 0
-    for cell in range(begin, top + lines + delay):
-        if cell < end:
+    for last in range(begin + MANY - 1, top + lines + (DELAY if levels[0] else 0) + MANY - 1, MANY):
+        for cell in range(last - MANY + 1, min(last + 1, end)):
             spread(latents, symbols, cell, left, cells, wide)
             for row in range(down):
                 for block in range(weights.shape[1]):
                     at = GUARD + block * BLOCK * hop + ((cell - begin) % RING * down + row) * pitch
                     project_line(
-                        ring,
-                        at,
-                        hop,
-                        latents,
-                        0,
-                        wide,
-                        symbols.shape[0],
-                        wide,
-                        weights[row, block],
-                        bias[row, block],
+                        ring, at, hop, latents, 0, wide, symbols.shape[0], wide, weights[row, block], bias[row, block]
                     )
         for channel in range(x.shape[0]):
-            place = (first, begin, end, cell, cell - delay, top, left, cells, pitch, inner, outer)
-            give(x, ring, channel, channel, place, levels)
+            place = (first, begin, end, last, top, top + lines, left, cells, pitch, inner, outer)
+            _give_some(x, ring, channel, channel, place, levels, MANY)

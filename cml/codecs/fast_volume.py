@@ -53,7 +53,7 @@ def analyse_volume(x, room, ring, slices, where, depth, levels, weights, bias, o
                         for row in range(flat):
                             source = base + (row // down * RING * down + row % down) * pitch
                             _copy(slices, line + row * pitch, ring, source, pitch - GUARD)
-            stream(slices, 0, sheet, phases, levels[0], deep - start, stop - start, sheet, 1, sheet, 0)
+            stream(slices, 0, sheet, phases, levels[0], deep - start, stop - start, sheet, 1, sheet, 0, 1)
             done = deep - DELAY
             if done >= front:
                 used = weights.shape[1] // (x.shape[0] // number)
@@ -99,7 +99,7 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
                             slices, line + block * BLOCK * pitch, pitch, latents, 0, wide, symbols.shape[0], wide,
                             weights[channel, k, block], bias[channel, k, block],
                         )  # fmt: skip
-            stream(slices, 0, sheet, phases, levels[0], deep - start, stop - start, sheet, 1, sheet, 1)
+            stream(slices, 0, sheet, phases, levels[0], deep - start, stop - start, sheet, 1, sheet, 1, 1)
             done = deep - DELAY
             for k in range(phases if done >= front else 0):
                 z = done * phases + k
@@ -113,5 +113,5 @@ def synthesise_volume(x, latents, symbols, ring, slices, where, depth, levels, w
                             target = base + (row // down * RING * down + row % down) * pitch
                             line = source + (cell - begin) * packets + row * pitch
                             _copy(ring, target, slices, line, pitch - GUARD)
-                    place = (first, begin, end, cell, cell - DELAY, top, left, cells, pitch, inner, outer)
+                    place = (first, begin, end, cell, top, top + lines, left, cells, pitch, inner, outer)
                     give(x, ring, channel * number + z, 0, place, (levels[1], levels[2]))
