@@ -289,7 +289,8 @@ _BOUNDS = (
     "Transform, projection and quantizer; multiply-accumulates, other operations and bytes a pixel are computed from "
     "the config (`cml info`). *One pass* moves samples in and symbols out, which no encoder can save; *each alone* is "
     "what the same stages move through memory one after another. The arithmetic limit is the pace of a matrix product, "
-    "for which processors are made, and counts multiply-accumulates alone, as additions may run beside them."
+    "for which processors are made, and counts multiply-accumulates alone, as additions may run beside them. Code that "
+    "keeps a small product in registers may pass it."
 )
 _MEMORY = (
     "Each in a process of its own, after a warm-up on a small picture: the highest resident memory less that before "

@@ -33,7 +33,7 @@ REACH = kernel.DELAY + 1  # cells around a tile that its symbols depend on, by t
 
 # The largest tiles: in lines of cells, and in floats of what a thread holds of one. What lies around a tile should be a
 # small part of the work, and a ring within the third cache.
-_LINES, _RING_FLOATS = 512, 5 << 18
+_LINES, _RING_FLOATS = 512, 3 << 19
 _VOLUME_COLUMNS = 64
 _LATENT_FLOATS, _VOLUME_FLOATS = 1 << 22, 1 << 23
 

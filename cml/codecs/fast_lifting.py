@@ -16,8 +16,8 @@ from numba import njit
 from cml.codecs.simd import LANES, but_first, last_and, lift, load, put, splat, store
 from cml.codecs.wavelet import LIFTING
 
-RING = 7  # cells that a stream keeps, of which it may take two at once
 DELAY = 4  # cells between the arrival of a cell and its last change, and the reach of the filters, for every level
+RING = DELAY + 3  # cells that a stream keeps: two that arrive, those not finished, and one that steps still look at
 GUARD = LANES  # columns between rows; two would do, sixteen keep vectors on cache lines
 
 # What is done to the second to the fifth newest sample of a band when one more arrives: the lifting steps, or undone.
@@ -284,8 +284,8 @@ def _push(buffer, base, pitch, rows, stride, band, newest, count, length, copies
 def stream(buffer, base, pitch, phases, levels, cell, cells, length, copies, apart, inverse, many):
     """Take cell number `cell` of `cells`, which is in the ring (RING * phases rows) or past the end.
 
-    Afterwards cell - DELAY is finished: the ring holds its packets, or its samples if inverse. So are the cells before
-    it, if `many` are taken, that one and those before it: two at once need a quarter less of memory to move.
+    Afterwards cell - DELAY is finished: the ring holds its packets, or its samples if inverse. With `many` = 2 that is
+    so of two cells, of which the second is named: less memory has to move than for one after the other.
     """
     rows = RING * phases
     newest = cell  # pair of samples of a band that can be taken
