@@ -2,12 +2,15 @@
 
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 
+import numpy as np
 import pytest
 
 from cml.codecs.threads import _Crew, each
+from cml.codecs.waiting import wait_awake
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -52,6 +55,24 @@ def test_the_crew_grows_to_the_largest_number_asked_for_and_no_further():
     together = threading.Barrier(5, timeout=20)
     crew.call(lambda: ran.put(together.wait()), 5)
     assert sorted(ran.get(timeout=20) for _ in range(5)) == [0, 1, 2, 3, 4]
+
+
+def test_who_waits_awake_sees_the_others_end_and_gives_up_in_time():
+    flags = np.zeros(3, np.int64)
+    assert not wait_awake(flags)
+    flags[:] = 1
+    assert wait_awake(flags)
+    flags[1] = 0
+    with ThreadPoolExecutor(1) as pool:  # while this thread waits, the other needs the interpreter
+        waits = 0
+        pool.submit(flags.__setitem__, 1, 1)
+        while not wait_awake(flags):
+            waits += 1
+            assert waits < 100_000
+
+
+def test_items_that_take_long_are_waited_for_asleep():
+    assert each(lambda number: time.sleep(0.02 * number), 3, 3) == [None, None, None]
 
 
 def test_many_callers_at_once():

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+import numpy as np
+
 _Result = TypeVar("_Result")
 
 
@@ -18,8 +20,11 @@ def each(work: Callable[[int], _Result], count: int, threads: int) -> list[_Resu
     threads = min(threads, count)
     if threads <= 1:
         return [work(number) for number in range(count)]
+    from cml.codecs.waiting import wait_awake  # with numba, which takes as long to import as all else
+
     numbers = iter(range(count))  # one of the threads gets each
     ended: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
+    flags = np.zeros(count, np.int64)
 
     def share() -> None:
         for number in numbers:
@@ -27,9 +32,11 @@ def each(work: Callable[[int], _Result], count: int, threads: int) -> list[_Resu
                 ended.put((number, work(number), None))
             except BaseException as error:
                 ended.put((number, None, error))
+            flags[number] = 1
 
     _crew.call(share, threads - 1)
     share()
+    wait_awake(flags)
     # Of items, not of shares: a share that begins late, behind those of another caller, has nothing left to do.
     items = sorted((ended.get() for _ in range(count)), key=lambda item: item[0])
     for _, _, error in items:
