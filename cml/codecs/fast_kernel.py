@@ -178,7 +178,7 @@ def analyse(x, room, ring, where, levels, weights, bias, out):
 
 @_compiled
 def _advance(x, room, ring, where, levels, cell):
-    """Take a cell of rows of all channels; the cell that is finished then."""
+    """Take a cell of rows of all channels and those before it, MANY in all; the last one that is finished then."""
     first, height, begin, end, _, _, left, cells = where
     pitch = -(-cells // LANES) * LANES + GUARD
     for channel in range(x.shape[0]):
