@@ -100,12 +100,19 @@ def test_the_same_bytes_for_any_number_of_threads(codec: Codec):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name, x", [("x265", moving(8, (64, 64))), ("slices-hevc", moving(8, (64, 64))[:1])])
-def test_narrow_frames_have_the_same_bytes_each_time(name: str, x: torch.Tensor):
-    """x265's blocks of 64 give one of several streams for these."""
+@pytest.mark.parametrize(
+    "name, x",
+    [
+        ("x264:crf=18", moving(8, (64, 64))),
+        ("x265:crf=10,preset=slow", moving(8, (64, 64))),
+        ("slices-hevc:crf=10,preset=slow", moving(8, (64, 64))[:1]),
+    ],
+)
+def test_small_frames_have_the_same_bytes_each_time(name: str, x: torch.Tensor):
+    """By themselves x264 gives one of several streams for these, and x265 with its blocks of 64."""
     x = (x.float() + torch.randn(x.shape, generator=torch.Generator().manual_seed(0)) * 4).clip(0, 255).to(torch.uint8)
-    codec = cml.create_codec(name, crf=10, preset="slow")
-    assert len({codec.compress(x) for _ in range(12)}) == 1
+    codec = cml.create_codec(name)
+    assert len({codec.compress(x) for _ in range(40)}) == 1
 
 
 def test_no_encoder_writes_of_itself(codec: Codec):

@@ -188,11 +188,13 @@ class X264(_WithTail):
 
     kind, container, encoder = "x264", "h264", "libx264"
     filter = "filter_units=remove_types=6"
+    # As it is by itself, its fastest code for the lookahead gives other bytes of the same frames now and then.
+    _SAME_EVERYWHERE = "cpu-independent=1"
     _STARTS = (b"\0\0\0\x01\x67", b"\0\0\0\x01\x09")
     _UNIT = b"\0\0\0\x01\x1e"  # of the unspecified type 30
 
     def __init__(self, crf: float = 26, preset: str = "medium", tune: str = "psnr"):
-        options = _quality(self.kind, crf, preset, tune)
+        options = _quality(self.kind, crf, preset, tune) | {"x264-params": self._SAME_EVERYWHERE}
         super().__init__(operating_point(self.kind, crf, preset=(preset, "medium"), tune=(tune, "psnr")), options)
 
 
