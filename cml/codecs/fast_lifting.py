@@ -217,8 +217,7 @@ def _places(base, pitch, rows, stride, newest):
 def _push_one(buffer, base, pitch, rows, stride, newest, inverse, length, copies, apart):
     """`_push` away from the ends, all four steps at once; `newest` is a row."""
     v0, v1, v2, v3, v4, v5, _, _ = _places(base, pitch, rows, stride, newest)
-    w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
-    w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
+    w1, w2, w3, w4 = _weights(inverse)
     for begin in range(0, copies * apart, apart):
         for i in range(begin, begin + length, LANES):
             x2, x3, x4 = load(buffer, v2 + i), load(buffer, v3 + i), load(buffer, v4 + i)
@@ -236,8 +235,7 @@ def _push_one(buffer, base, pitch, rows, stride, newest, inverse, length, copies
 def _push_two(buffer, base, pitch, rows, stride, newest, inverse, length, copies, apart):
     """`_push_one` of the second newest sample but one, then of the newest: a third less of memory to move."""
     v0, v1, v2, v3, v4, v5, v6, v7 = _places(base, pitch, rows, stride, newest)
-    w1, w2 = splat(_STEPS[inverse, 0]), splat(_STEPS[inverse, 1])
-    w3, w4 = splat(_STEPS[inverse, 2]), splat(_STEPS[inverse, 3])
+    w1, w2, w3, w4 = _weights(inverse)
     for begin in range(0, copies * apart, apart):
         for i in range(begin, begin + length, LANES):
             x2, x4 = load(buffer, v2 + i), load(buffer, v4 + i)

@@ -71,9 +71,10 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 def _spread(builder: Any, number: Any) -> Any:
-    one = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    kind = ir.VectorType(number.type, LANES)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
     return builder.shuffle_vector(
-        one, ir.Constant(_FLOATS, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+        one, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
     )
 
 
@@ -147,11 +148,8 @@ def put(typing: Any, vector: Any, lane: Any, other: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kept, number, taken = arguments
-        places = _mask(range(LANES))
-        wanted = builder.trunc(number, ir.IntType(32))
-        one = builder.insert_element(ir.Constant(places.type, ir.Undefined), wanted, ir.Constant(ir.IntType(32), 0))
-        every = builder.shuffle_vector(one, ir.Constant(places.type, ir.Undefined), ir.Constant(places.type, None))
-        return builder.select(builder.icmp_signed("==", places, every), taken, kept)
+        wanted = _spread(builder, builder.trunc(number, ir.IntType(32)))
+        return builder.select(builder.icmp_signed("==", _mask(range(LANES)), wanted), taken, kept)
 
     return _VECTOR(vector, types.intp, other), generate
 
